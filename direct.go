@@ -1,0 +1,203 @@
+package argyle
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/net/idna"
+)
+
+// Direct is the [Dialer] that uses no proxy. The zero Direct is ready to use.
+//
+// Names are resolved and their addresses raced as RFC 8305 asks.
+type Direct struct {
+	// Resolver looks up names; nil stands for [net.DefaultResolver].
+	Resolver *net.Resolver
+
+	// Check, if not nil, is asked before anything is sent to an address or
+	// accepted from it, after the resolver has spoken; an error refuses the
+	// address. No other look-up happens between Check and the connection.
+	Check func(ctx context.Context, network string, addr netip.AddrPort) error
+}
+
+var _ Dialer = (*Direct)(nil)
+
+// String returns "direct".
+func (*Direct) String() string { return "direct" }
+
+// DialContext connects to address, "host:port".
+func (d *Direct) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	dest, err := ParseAddr(address)
+	if err != nil {
+		return nil, opError("dial", network, err)
+	}
+	if dest.Name != "" {
+		if dest.Name, err = asciiName(dest.Name); err != nil {
+			return nil, opError("dial", network, err)
+		}
+		address = dest.String()
+	}
+	dialer := net.Dialer{
+		Resolver: d.Resolver,
+		// The relay turns keepalives on for a session that lasts: four
+		// system calls that a short one need not pay.
+		KeepAlive: -1,
+	}
+	if d.Check != nil {
+		dialer.ControlContext = d.control
+	}
+	return dialer.DialContext(ctx, network, address)
+}
+
+// control is the [net.Dialer.ControlContext] that asks Check.
+func (d *Direct) control(ctx context.Context, network, address string, _ syscall.RawConn) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	return d.check(ctx, network, addr)
+}
+
+func (d *Direct) check(ctx context.Context, network string, addr netip.AddrPort) error {
+	if d.Check == nil {
+		return nil
+	}
+	return d.Check(ctx, network, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()))
+}
+
+// Listen opens a listener that peer, "host:port", can reach, and accepts from
+// peer's addresses only. A port of 1024 or more is the wish for a local port,
+// granted if it is free.
+func (d *Direct) Listen(ctx context.Context, network, peer string) (net.Listener, error) {
+	dest, err := ParseAddr(peer)
+	if err != nil {
+		return nil, opError("listen", network, err)
+	}
+	local := netip.IPv6Unspecified()
+	ln := &bindListener{direct: d, network: network}
+	if dest.Name != "" || !dest.IP.IsUnspecified() {
+		if ln.peers, err = d.lookup(ctx, network, dest); err != nil {
+			return nil, opError("listen", network, err)
+		}
+		if local, err = facing(netip.AddrPortFrom(ln.peers[0], dest.Port)); err != nil {
+			return nil, err
+		}
+	} else if dest.IP.Is4() {
+		local = dest.IP
+	}
+	var wish uint16
+	if dest.Port >= 1024 {
+		wish = dest.Port
+	}
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, wish)))
+	if err != nil && wish != 0 {
+		tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	ln.TCPListener = tcp
+	return ln, nil
+}
+
+// facing returns the local address from which the system would speak to peer:
+// the one that peer can reach.
+func facing(peer netip.AddrPort) (netip.Addr, error) {
+	if peer.Port() == 0 {
+		peer = netip.AddrPortFrom(peer.Addr(), 9) // any port does; connecting a UDP socket sends nothing
+	}
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(peer))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer c.Close()
+	return AddrOf(c.LocalAddr()).IP, nil
+}
+
+// lookup returns the addresses of dest that Check lets pass, which are at least one.
+func (d *Direct) lookup(ctx context.Context, network string, dest Addr) ([]netip.Addr, error) {
+	ips := []netip.Addr{dest.IP}
+	if dest.Name != "" {
+		name, err := asciiName(dest.Name)
+		if err != nil {
+			return nil, err
+		}
+		resolver := d.Resolver
+		if resolver == nil {
+			resolver = net.DefaultResolver
+		}
+		if ips, err = resolver.LookupNetIP(ctx, "ip", name); err != nil {
+			return nil, err
+		}
+	}
+	var refused error
+	allowed := ips[:0]
+	for _, ip := range ips {
+		if err := d.check(ctx, network, netip.AddrPortFrom(ip, dest.Port)); err != nil {
+			refused = err
+			continue
+		}
+		allowed = append(allowed, ip.Unmap())
+	}
+	if len(allowed) == 0 {
+		return nil, refused
+	}
+	return allowed, nil
+}
+
+// bindListener accepts from peers only, or from anybody that Check lets pass
+// if there are none.
+type bindListener struct {
+	*net.TCPListener
+	direct  *Direct
+	network string
+	peers   []netip.Addr
+}
+
+// Accept waits for the peer. A stranger is sent away and the wait goes on, so
+// that a port scanner cannot end it.
+func (l *bindListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		from := AddrOf(conn.RemoteAddr())
+		known := l.peers == nil || slices.Contains(l.peers, from.IP.WithZone(""))
+		if known && l.direct.check(context.Background(), l.network, from.AddrPort()) == nil {
+			return conn, nil
+		}
+		_ = conn.SetLinger(0)
+		conn.Close()
+	}
+}
+
+// asciiName turns a name in UTF-8 into its A-labels (RFC 5891), as resolvers need it.
+func asciiName(name string) (string, error) {
+	if strings.IndexFunc(name, func(r rune) bool { return r >= 0x80 }) < 0 {
+		return name, nil
+	}
+	ascii, err := idna.Lookup.ToASCII(name)
+	if err != nil {
+		return "", &net.DNSError{Err: err.Error(), Name: name, IsNotFound: true}
+	}
+	// The mapping makes an address of full-width digits, which no rule has seen.
+	if addr, err := ParseHost(ascii, 0); err != nil || addr.Name == "" {
+		return "", notFound(name, "neither an address nor a host name")
+	}
+	return ascii, nil
+}
+
+// opError wraps err as the net package's functions do, once.
+func opError(op, network string, err error) error {
+	var already *net.OpError
+	if errors.As(err, &already) {
+		return err
+	}
+	return &net.OpError{Op: op, Net: network, Err: err}
+}
