@@ -1,0 +1,78 @@
+package socks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/socks/wire"
+)
+
+// An Authenticator is the server's side of one METHOD of RFC 1928, section 3.
+type Authenticator interface {
+	Method() wire.Method
+
+	// Authenticate speaks with a client for which the method was selected.
+	// It tells the client the outcome itself, as the method's RFC asks; on
+	// an error the connection is ended.
+	Authenticate(ctx context.Context, conn net.Conn) (Identity, error)
+}
+
+// Identity is what authentication leaves behind.
+type Identity struct {
+	User string   // "" for nobody in particular
+	Conn net.Conn // for the rest of the session; nil for the same as before
+}
+
+// NoAuth is the method 0: no authentication.
+type NoAuth struct{}
+
+// Method returns [wire.NoAuth].
+func (NoAuth) Method() wire.Method { return wire.NoAuth }
+
+// Authenticate lets the client pass, nameless.
+func (NoAuth) Authenticate(context.Context, net.Conn) (Identity, error) { return Identity{}, nil }
+
+// Password is the method 2: username and password (RFC 1929).
+type Password struct {
+	// Verify returns an error if the password is not the user's. To give
+	// nothing away, it should take as long for a user that does not exist.
+	// client is not valid for a connection without an IP address. If
+	// Verify is nil, every password passes and the client stays nameless.
+	Verify func(ctx context.Context, client netip.Addr, user, password string) error
+}
+
+// ErrLogin is in the error of a login that was refused.
+var ErrLogin = errors.New("login refused")
+
+// Method returns [wire.UserPass].
+func (Password) Method() wire.Method { return wire.UserPass }
+
+// Authenticate reads user name and password and answers with STATUS 0 or 1.
+func (p Password) Authenticate(ctx context.Context, conn net.Conn) (Identity, error) {
+	login, _, err := read(conn, nil, wire.ParseLogin)
+	if err != nil {
+		return Identity{}, fmt.Errorf("read password: %w", err)
+	}
+	if p.Verify == nil {
+		return Identity{}, send(conn, wire.LoginStatus{})
+	}
+	client := argyle.AddrOf(conn.RemoteAddr()).IP
+	if err := p.Verify(ctx, client, login.User, login.Password); err != nil {
+		refusal := send(conn, wire.LoginStatus{Status: 1})
+		return Identity{}, errors.Join(fmt.Errorf("%w: user %q: %w", ErrLogin, login.User, err), refusal)
+	}
+	return Identity{User: login.User}, send(conn, wire.LoginStatus{})
+}
+
+// pretendLogin answers a login that nobody asked for, as Tor does, and
+// believes nothing of it.
+func pretendLogin(conn net.Conn, b []byte) error {
+	if _, _, err := read(conn, b, wire.ParseLogin); err != nil {
+		return err
+	}
+	return send(conn, wire.LoginStatus{})
+}
