@@ -1,0 +1,234 @@
+package relay
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pump moves bytes from one socket to another. A short message is read and
+// written, which is two system calls; what fills the buffer is bulk, which
+// the kernel moves by itself through a pipe. Neither buffer nor pipe is held
+// while nothing comes.
+type pump struct {
+	in, out syscall.RawConn
+
+	bulk     bool // splice rather than copy
+	noSplice bool // the kernel will not, for these sockets
+	scraps   int  // short pieces in a row, while bulk
+
+	buf     *[bufferSize]byte
+	pipe    *pipe
+	n       int // bytes read and not yet written
+	written int
+	err     error
+
+	// The steps as funcs, made once: waiting allocates nothing.
+	read, write func(fd uintptr) bool
+}
+
+const (
+	spliceSize = 1 << 20 // what one splice asks for
+	scrapSize  = 4 << 10 // less than this is not worth a pipe
+	maxScraps  = 4
+)
+
+// copy moves all that comes from src to dst.
+func (h *half) copy() error {
+	p := &h.pump
+	if !p.init(h.src, h.dst) {
+		return h.copyBuffer()
+	}
+	defer p.release()
+	for {
+		err := p.in.Read(p.read)
+		switch {
+		case err != nil:
+			return err
+		case p.err != nil:
+			return p.err
+		case p.n == 0:
+			return nil // EOF
+		}
+		if err := h.drain(); err != nil {
+			return &writeError{err}
+		}
+	}
+}
+
+// drain writes to dst what was read.
+func (h *half) drain() error {
+	p := &h.pump
+	p.written = 0
+	err := p.out.Write(p.write)
+	if err == nil {
+		err = p.err
+	}
+	h.moved(p.written)
+	p.choose()
+	if err != nil {
+		return err
+	}
+	if p.buf != nil {
+		buffers.Put(p.buf)
+		p.buf = nil
+	}
+	return nil
+}
+
+// init reports false if the connections are not both bare sockets.
+func (p *pump) init(src, dst net.Conn) bool {
+	p.in, p.out = raw(src), raw(dst)
+	p.read, p.write = p.fill, p.empty
+	return p.in != nil && p.out != nil
+}
+
+func raw(conn net.Conn) syscall.RawConn {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		rc, err := conn.(syscall.Conn).SyscallConn()
+		if err == nil {
+			return rc
+		}
+	}
+	return nil
+}
+
+func (p *pump) release() {
+	if p.buf != nil {
+		buffers.Put(p.buf)
+		p.buf = nil
+	}
+	if p.pipe != nil {
+		// Bytes that could not be written may be left in it.
+		p.pipe.close()
+		p.pipe = nil
+	}
+}
+
+// fill reads once from the socket. It reports false if nothing is there.
+func (p *pump) fill(fd uintptr) bool {
+	if p.bulk && (p.pipe != nil || p.takePipe()) {
+		return p.spliceIn(int(fd))
+	}
+	p.buf = buffers.Get().(*[bufferSize]byte)
+	p.n, p.err = retry(func() (int, error) { return unix.Read(int(fd), p.buf[:]) })
+	if p.n > 0 {
+		return true
+	}
+	buffers.Put(p.buf)
+	p.buf = nil
+	return p.again()
+}
+
+// again turns the result of a failed call around: EAGAIN is a wait.
+func (p *pump) again() bool {
+	p.n = max(p.n, 0)
+	if p.err == unix.EAGAIN {
+		p.err = nil
+		return false
+	}
+	return true
+}
+
+func (p *pump) takePipe() bool {
+	p.pipe = pipes.get()
+	return p.pipe != nil
+}
+
+func (p *pump) spliceIn(fd int) bool {
+	p.n, p.err = retry(func() (int, error) {
+		n, err := unix.Splice(fd, nil, p.pipe.w, nil, spliceSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		return int(n), err
+	})
+	if p.n > 0 {
+		return true
+	}
+	pipes.put(p.pipe)
+	p.pipe = nil
+	if p.err == unix.EINVAL {
+		p.noSplice, p.bulk = true, false
+		return p.fill(uintptr(fd))
+	}
+	return p.again()
+}
+
+// empty writes what was read. It reports false if the socket takes no more.
+func (p *pump) empty(fd uintptr) bool {
+	for p.written < p.n {
+		n, err := retry(func() (int, error) { return p.writeOnce(int(fd)) })
+		if n > 0 {
+			p.written += n
+			continue
+		}
+		if p.err = err; err == nil {
+			p.err = unix.EPIPE
+		}
+		if p.err == unix.EAGAIN {
+			p.err = nil
+			return false
+		}
+		return true
+	}
+	return true
+}
+
+func (p *pump) writeOnce(fd int) (int, error) {
+	if p.buf != nil {
+		return unix.Write(fd, p.buf[p.written:p.n])
+	}
+	n, err := unix.Splice(p.pipe.r, nil, fd, nil, p.n-p.written, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	return int(n), err
+}
+
+// choose picks how to move the next piece by the size of the last.
+func (p *pump) choose() {
+	switch {
+	case p.noSplice:
+	case !p.bulk:
+		p.bulk = p.n == bufferSize
+		p.scraps = 0
+	case p.n >= scrapSize:
+		p.scraps = 0
+	default:
+		if p.scraps++; p.scraps == maxScraps {
+			p.bulk = false
+			if p.pipe != nil && p.written == p.n {
+				pipes.put(p.pipe)
+				p.pipe = nil
+			}
+		}
+	}
+}
+
+func retry(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// flush waits a little until the other side has what was written: a reset
+// would throw it away.
+func flush(conn *net.TCPConn) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range flushTries {
+		queued := 0
+		if rc.Control(func(fd uintptr) { queued, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }) != nil || err != nil || queued == 0 {
+			return
+		}
+		time.Sleep(flushStep)
+	}
+}
+
+const (
+	flushTries = 50
+	flushStep  = 10 * time.Millisecond
+)
