@@ -1,0 +1,98 @@
+package policy
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Private says what is special about an address that a client from elsewhere
+// has no business with: loopback, private, link-local, multicast, cloud
+// metadata and the like. For an address of the public Internet it returns "".
+//
+// An IPv6 address that carries an IPv4 address, by whatever scheme, is what
+// the IPv4 address is.
+func Private(ip netip.Addr) string {
+	ip = ip.Unmap().WithZone("")
+	if !ip.IsValid() {
+		return "no address"
+	}
+	if what := lookup(ip); what != "" {
+		return what
+	}
+	if ip.Is6() {
+		for _, v4 := range embedded(ip) {
+			if what := lookup(v4); what != "" {
+				return what + " inside IPv6"
+			}
+		}
+	}
+	return ""
+}
+
+func lookup(ip netip.Addr) string {
+	for _, s := range special {
+		if s.prefix.Contains(ip) {
+			return s.what
+		}
+	}
+	return ""
+}
+
+// special are the prefixes of the IANA special-purpose registries that are not
+// globally reachable, documentation apart, and the metadata services that
+// clouds keep at public addresses.
+var special = []struct {
+	prefix netip.Prefix
+	what   string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "this host"},
+	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
+	{netip.MustParsePrefix("100.64.0.0/10"), "shared address space"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
+	{netip.MustParsePrefix("168.63.129.16/32"), "cloud metadata"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
+	{netip.MustParsePrefix("172.16.0.0/12"), "private"},
+	{netip.MustParsePrefix("192.0.0.0/24"), "protocol assignments"},
+	{netip.MustParsePrefix("192.168.0.0/16"), "private"},
+	{netip.MustParsePrefix("198.18.0.0/15"), "benchmarking"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "reserved"},
+	{netip.MustParsePrefix("::/128"), "this host"},
+	{netip.MustParsePrefix("::1/128"), "loopback"},
+	{netip.MustParsePrefix("64:ff9b:1::/48"), "local-use translation"},
+	{netip.MustParsePrefix("100::/64"), "discard-only"},
+	{netip.MustParsePrefix("fc00::/7"), "private"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local"},
+	{netip.MustParsePrefix("fec0::/10"), "site-local"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"},
+}
+
+var (
+	compatible = netip.MustParsePrefix("::/96")           // RFC 4291, 2.5.5.1
+	siit       = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052
+	sixToFour  = netip.MustParsePrefix("2002::/16")       // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380
+)
+
+// embedded returns the IPv4 addresses that an IPv6 address may lead to.
+func embedded(ip netip.Addr) []netip.Addr {
+	b := ip.As16()
+	switch {
+	case compatible.Contains(ip), siit.Contains(ip), nat64.Contains(ip):
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+	case sixToFour.Contains(ip):
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[2:]))}
+	case teredo.Contains(ip):
+		client := ^binary.BigEndian.Uint32(b[12:])
+		return []netip.Addr{
+			netip.AddrFrom4([4]byte(b[4:])),
+			netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, client))),
+		}
+	}
+	// ISATAP (RFC 5214) is told by the interface identifier alone.
+	if id := binary.BigEndian.Uint32(b[8:]); id == 0x00005efe || id == 0x02005efe {
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+	}
+	return nil
+}
