@@ -67,11 +67,8 @@ var clock = time.Now()
 
 // run carries the client's datagrams until the association ends.
 func (a *association) run() {
-	for {
-		err := a.client.ReadBatch(a.carry)
-		if err != nil {
-			break
-		}
+	carry := a.carry // made a func once
+	for a.client.ReadBatch(carry) == nil {
 	}
 	a.client.Close()
 	a.closePaths()

@@ -85,8 +85,19 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 // opError makes every error that a Dialer returns.
 func (d *Dialer) opError(op, network, address string, err error) error {
 	dest, _ := argyle.ParseAddr(address)
-	return &net.OpError{Op: op, Net: network, Addr: dest, Err: fmt.Errorf("through %v: %w", d, err)}
+	return &net.OpError{Op: op, Net: network, Addr: dest, Err: &throughError{d.String(), err}}
 }
+
+// throughError says which server an error came through. It has the Timeout
+// that [net.OpError] looks for.
+type throughError struct {
+	server string
+	err    error
+}
+
+func (e *throughError) Error() string { return "through " + e.server + ": " + e.err.Error() }
+func (e *throughError) Unwrap() error { return e.err }
+func (e *throughError) Timeout() bool { return timedOut(e.err) }
 
 // command connects to the server and sends it a request. The connection that
 // it returns has nothing read beyond the reply.
