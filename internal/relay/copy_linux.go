@@ -81,8 +81,16 @@ func (h *half) drain() error {
 // init reports false if the connections are not both bare sockets.
 func (p *pump) init(src, dst net.Conn) bool {
 	p.in, p.out = raw(src), raw(dst)
+	if p.in == nil || p.out == nil {
+		return false
+	}
 	p.read, p.write = p.fill, p.empty
-	return p.in != nil && p.out != nil
+	// Urgent data (telnet's and FTP's interrupts) stays in the stream, where
+	// it would be lost otherwise. Unix sockets do not know it.
+	_ = p.in.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	})
+	return true
 }
 
 func raw(conn net.Conn) syscall.RawConn {
@@ -110,22 +118,18 @@ func (p *pump) release() {
 
 // fill reads once from the socket. It reports false if nothing is there.
 func (p *pump) fill(fd uintptr) bool {
-	if p.bulk && (p.pipe != nil || p.takePipe()) {
-		return p.spliceIn(int(fd))
+	if p.bulk && (p.pipe != nil || p.takePipe()) && p.spliceIn(int(fd)) {
+		return true
 	}
+	// Also where splice found nothing: it stops before an urgent byte, and
+	// the poller would not wake us for that again.
 	p.buf = buffers.Get().(*[bufferSize]byte)
 	p.n, p.err = retry(func() (int, error) { return unix.Read(int(fd), p.buf[:]) })
 	if p.n > 0 {
 		return true
 	}
 	buffers.Put(p.buf)
-	p.buf = nil
-	return p.again()
-}
-
-// again turns the result of a failed call around: EAGAIN is a wait.
-func (p *pump) again() bool {
-	p.n = max(p.n, 0)
+	p.buf, p.n = nil, 0
 	if p.err == unix.EAGAIN {
 		p.err = nil
 		return false
@@ -138,6 +142,8 @@ func (p *pump) takePipe() bool {
 	return p.pipe != nil
 }
 
+// spliceIn moves what is there into the pipe. It reports false if that is
+// nothing, for whatever reason; reading will tell the reason.
 func (p *pump) spliceIn(fd int) bool {
 	p.n, p.err = retry(func() (int, error) {
 		n, err := unix.Splice(fd, nil, p.pipe.w, nil, spliceSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
@@ -146,13 +152,12 @@ func (p *pump) spliceIn(fd int) bool {
 	if p.n > 0 {
 		return true
 	}
-	pipes.put(p.pipe)
-	p.pipe = nil
 	if p.err == unix.EINVAL {
 		p.noSplice, p.bulk = true, false
-		return p.fill(uintptr(fd))
 	}
-	return p.again()
+	pipes.put(p.pipe)
+	p.pipe = nil
+	return false
 }
 
 // empty writes what was read. It reports false if the socket takes no more.
