@@ -1,0 +1,47 @@
+package httpconnect
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+var errNoLogin = errors.New("no user name and password")
+
+// login returns the user of a request, "" if nobody needs to authenticate.
+func (s *Server) login(r *http.Request) (string, error) {
+	if s.ConnUser != nil {
+		if conn := connOf(r); conn != nil {
+			if user := s.ConnUser(conn); user != "" {
+				return user, nil
+			}
+		}
+	}
+	if s.Login == nil {
+		return "", nil
+	}
+	user, password, ok := basicAuth(r.Header.Get("Proxy-Authorization"))
+	if !ok {
+		return "", errNoLogin
+	}
+	if err := s.Login(r.Context(), clientAddr(r).Addr(), user, password); err != nil {
+		return "", fmt.Errorf("user %q: %w", user, err)
+	}
+	return user, nil
+}
+
+// basicAuth reads credentials as RFC 7617 has them: everything after the first
+// colon is the password.
+func basicAuth(credentials string) (user, password string, ok bool) {
+	r := http.Request{Header: http.Header{"Authorization": {credentials}}}
+	return r.BasicAuth()
+}
+
+// demandLogin answers 407.
+func demandLogin(w http.ResponseWriter, r *http.Request) {
+	const status = http.StatusProxyAuthRequired
+	lastAnswer(w, r, status, http.Header{
+		"Proxy-Authenticate": {`Basic realm="argyle", charset="UTF-8"`},
+		"Content-Type":       {"text/plain; charset=utf-8"},
+	}, reasonLine(status, "this proxy wants a user name and a password"))
+}
