@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+)
+
+// tlsRecord is the first byte of a TLS handshake.
+const tlsRecord = 0x16
+
+// tlsFiles is a TLS configuration made of files that may change.
+type tlsFiles struct {
+	cert, key, clientCA string
+	users               bool // clients without a certificate may use a password
+	config              atomic.Pointer[tls.Config]
+}
+
+// openTLS reads the files that the flags name; nil if they name none.
+func openTLS(f *serveFlags) (*tlsFiles, error) {
+	switch {
+	case f.cert == "" && f.key == "" && f.clientCA == "":
+		return nil, nil
+	case f.cert == "" || f.key == "":
+		return nil, usagef("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
+	}
+	t := &tlsFiles{cert: f.cert, key: f.key, clientCA: f.clientCA, users: f.users != ""}
+	return t, t.Reload()
+}
+
+// Reload reads the files again. On an error the configuration stays as it was.
+func (t *tlsFiles) Reload() error {
+	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+	if err != nil {
+		return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", t.cert, t.key, err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if t.clientCA != "" {
+		pem, err := os.ReadFile(t.clientCA)
+		if err != nil {
+			return fmt.Errorf("--tls-client-ca: %w", err)
+		}
+		config.ClientCAs = x509.NewCertPool()
+		if !config.ClientCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("--tls-client-ca: no certificate in %s", t.clientCA)
+		}
+		config.ClientAuth = tls.RequireAndVerifyClientCert
+		if t.users {
+			config.ClientAuth = tls.VerifyClientCertIfGiven
+		}
+	}
+	t.config.Store(config)
+	return nil
+}
+
+// serveTLS takes a connection out of TLS and serves what is inside.
+func (s *service) serveTLS(ctx context.Context, conn net.Conn) {
+	inside := tls.Server(conn, s.tls.config.Load())
+	if err := inside.HandshakeContext(ctx); err != nil {
+		s.log.Debug("TLS handshake failed", "client", conn.RemoteAddr(), "err", err)
+		conn.Close()
+		return
+	}
+	s.socks.ServeConn(ctx, inside)
+}
+
+func isTLS(conn net.Conn) bool { return asTLS(conn) != nil }
+
+// asTLS returns the TLS connection that conn is, or has been put back into.
+func asTLS(conn net.Conn) *tls.Conn {
+	for conn != nil {
+		if t, ok := conn.(*tls.Conn); ok {
+			return t
+		}
+		u, ok := conn.(interface{ Unwrap() (net.Conn, []byte) })
+		if !ok {
+			return nil
+		}
+		conn, _ = u.Unwrap()
+	}
+	return nil
+}
+
+// certUser returns the name in a client's certificate, which TLS has verified;
+// "" for a connection without one.
+func certUser(conn net.Conn) string {
+	t := asTLS(conn)
+	if t == nil {
+		return ""
+	}
+	chains := t.ConnectionState().VerifiedChains
+	if len(chains) == 0 {
+		return ""
+	}
+	return certName(chains[0][0])
+}
+
+// certName is the name by which rules and logs know a certificate.
+func certName(cert *x509.Certificate) string {
+	switch {
+	case cert.Subject.CommonName != "":
+		return cert.Subject.CommonName
+	case len(cert.EmailAddresses) > 0:
+		return cert.EmailAddresses[0]
+	case len(cert.DNSNames) > 0:
+		return cert.DNSNames[0]
+	}
+	return "serial:" + cert.SerialNumber.Text(16)
+}
