@@ -1,18 +1,18 @@
 package httpconnect
 
 import (
-"log/slog"
-"os"
 	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -361,7 +361,9 @@ func TestForwardEarlyAnswer(t *testing.T) {
 		conn.CloseWrite()
 		io.CopyN(io.Discard, conn, 1<<20)
 	})
-	both(t, func() *Server { return &Server{Handler: new(relay), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))} }, func(t *testing.T, addr string) {
+	both(t, func() *Server {
+		return &Server{Handler: new(relay), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	}, func(t *testing.T, addr string) {
 		conn := dialTCP(t, addr)
 		fmt.Fprintf(conn, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", dest, 1<<30)
 		sent := make(chan struct{})

@@ -1,9 +1,12 @@
 package httpconnect
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/argyle-socks/argyle/internal/serve"
 )
 
 var errNoLogin = errors.New("no user name and password")
@@ -24,7 +27,10 @@ func (s *Server) login(r *http.Request) (string, error) {
 	if !ok {
 		return "", errNoLogin
 	}
-	if err := s.Login(r.Context(), clientAddr(r).Addr(), user, password); err != nil {
+	// Guesses wait for their turn, but not beyond the time of a handshake.
+	ctx, cancel := context.WithTimeout(r.Context(), serve.DefaultTimeout)
+	defer cancel()
+	if err := s.Login(ctx, clientAddr(r).Addr(), user, password); err != nil {
 		return "", fmt.Errorf("user %q: %w", user, err)
 	}
 	return user, nil

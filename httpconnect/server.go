@@ -96,7 +96,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	user, err := s.login(r)
 	if err != nil {
-		s.debug("login refused", "client", r.RemoteAddr, "err", err)
+		s.refused(r, err)
 		demandLogin(w, r)
 		return
 	}
@@ -181,6 +181,18 @@ func (s *Server) logHandler() slog.Handler {
 		return slog.DiscardHandler
 	}
 	return s.Log.Handler()
+}
+
+// refused tells of a login that failed, for operators and for programs that
+// ban addresses.
+func (s *Server) refused(r *http.Request, err error) {
+	switch {
+	case s.Log == nil:
+	case errors.Is(err, errNoLogin): // browsers ask first whether they must
+		s.Log.Debug("login wanted", "client", r.RemoteAddr)
+	default:
+		s.Log.Warn("login refused", "client", r.RemoteAddr, "err", err)
+	}
 }
 
 func (s *Server) debug(msg string, args ...any) {

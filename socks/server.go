@@ -105,18 +105,17 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 	default:
 		conn.Close()
 	}
-	if err != nil {
-		s.debug("handshake ended", "client", conn.RemoteAddr(), "err", err)
+	switch {
+	case err == nil || s.Log == nil:
+	case errors.Is(err, ErrLogin):
+		// What an operator, or a program that bans addresses, looks for.
+		s.Log.Warn("login refused", "client", conn.RemoteAddr(), "err", err)
+	default:
+		s.Log.Debug("handshake ended", "client", conn.RemoteAddr(), "err", err)
 	}
 }
 
 var firstBytes = sync.Pool{New: func() any { return new([3]byte) }}
-
-func (s *Server) debug(msg string, args ...any) {
-	if s.Log != nil {
-		s.Log.Debug(msg, args...)
-	}
-}
 
 // serve5 goes through the handshake of SOCKS 5, of which b has been read.
 func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
@@ -137,7 +136,7 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 		return opError("select method", err)
 	}
 	known := identity
-	if identity, err = auth.Authenticate(ctx, conn); err != nil {
+	if identity, err = s.authenticate(ctx, auth, conn); err != nil {
 		finish(conn)
 		return opError("authenticate", err)
 	}
@@ -148,6 +147,21 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 		conn = identity.Conn
 	}
 	return s.request5(ctx, conn, identity)
+}
+
+// authenticate goes through the method, which may wait for other things than
+// the client, within the time of the handshake.
+func (s *Server) authenticate(ctx context.Context, auth Authenticator, conn net.Conn) (Identity, error) {
+	timeout := s.HandshakeTimeout
+	if timeout == 0 {
+		timeout = serve.DefaultTimeout
+	}
+	if auth.Method() != wire.NoAuth && timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	return auth.Authenticate(ctx, conn)
 }
 
 var errNoMethod = errors.New("no acceptable method in the client's offer")
@@ -200,7 +214,9 @@ func (s *Server) call(ctx context.Context, c *call, req argyle.Request) {
 	c.request.Inbound = serve.Inbound(ctx)
 	if err := c.normalise(); err != nil {
 		c.Reject(err)
-		s.debug("request refused", "client", c.request.Client, "err", err)
+		if s.Log != nil {
+			s.Log.Info("request refused", "client", c.request.Client, "cmd", c.request.Command, "err", err)
+		}
 		return
 	}
 	s.Handler.ServeCall(ctx, c)
