@@ -33,7 +33,7 @@ vet:
 	done
 
 lint:
-	CGO_ENABLED=0 $(GOLANGCI_LINT) run
+	CGO_ENABLED=0 $(GOLANGCI_LINT) run --allow-parallel-runners
 
 # Without the peers installed: go test ./...
 check:

@@ -309,7 +309,7 @@ func TestDialerUnix(t *testing.T) {
 	p := new(proxy.Proxy)
 	defer p.Close()
 	s := &socks.Server{Handler: p}
-	go s.Serve(ln) //nolint:errcheck // ErrServerClosed
+	go s.Serve(ln)
 	defer s.Shutdown(t.Context())
 	d := &socks.Dialer{Addr: "unix:" + path}
 	conn, err := d.DialContext(t.Context(), "tcp", echo(t).String())

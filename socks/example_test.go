@@ -32,7 +32,7 @@ func ExampleServer() {
 		log.Fatal(err)
 	}
 	server := &socks.Server{Handler: &proxy.Proxy{Policy: proxy.PolicyFunc(rule), OnSession: hook}}
-	go server.Serve(ln) //nolint:errcheck // see below
+	go server.Serve(ln)
 	defer server.Shutdown(context.Background())
 
 	_, err = (&socks.Dialer{Addr: ln.Addr().String()}).Dial("tcp", "mail.example:25")
@@ -146,7 +146,7 @@ func exampleServer() *gateway {
 	}
 	p := new(proxy.Proxy)
 	g := &gateway{Addr: ln.Addr().String(), Echo: echo.Addr().String(), server: &socks.Server{Handler: p}, proxy: p, echo: echo}
-	go g.server.Serve(ln) //nolint:errcheck // ErrServerClosed
+	go g.server.Serve(ln)
 	return g
 }
 
