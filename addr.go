@@ -21,9 +21,14 @@ type Addr struct {
 }
 
 // AddrFrom returns the Addr of an address and port. An IPv4-mapped address
-// becomes the IPv4 address that it stands for.
+// becomes the IPv4 address that it stands for, and a zone that says nothing
+// goes.
 func AddrFrom(ap netip.AddrPort) Addr {
-	return Addr{IP: ap.Addr().Unmap(), Port: ap.Port()}
+	ip := ap.Addr().Unmap()
+	if ip.Zone() != "" && !ip.IsLinkLocalUnicast() && !ip.IsLinkLocalMulticast() {
+		ip = ip.WithZone("")
+	}
+	return Addr{IP: ip, Port: ap.Port()}
 }
 
 // AddrOf returns the Addr of a [net.Addr], and the zero Addr for one that has
@@ -73,8 +78,8 @@ func ParseHost(host string, port uint16) (Addr, error) {
 		literal = host[1 : len(host)-1]
 	}
 	if ip, err := netip.ParseAddr(literal); err == nil {
-		if ip.Zone() != "" && !ip.IsLinkLocalUnicast() {
-			return Addr{}, notFound(host, "zone on an address that is not link-local")
+		if err := checkZone(ip); err != nil {
+			return Addr{}, notFound(host, err.Error())
 		}
 		return Addr{IP: ip.Unmap(), Port: port}, nil
 	}
@@ -88,25 +93,45 @@ func notFound(name, reason string) error {
 	return &net.DNSError{Err: reason, Name: strconv.Quote(name), IsNotFound: true}
 }
 
+// checkZone refuses a zone where it has no meaning, and one that can be no
+// interface's name: [netip.ParseAddr] takes any bytes.
+func checkZone(ip netip.Addr) error {
+	switch {
+	case ip.Zone() == "":
+		return nil
+	case ip.Is4In6() || !ip.IsLinkLocalUnicast():
+		return errors.New("zone on an address that is not link-local")
+	}
+	return checkText(ip.Zone())
+}
+
 // maxName is what the one-byte length of RFC 1928, section 5, allows.
 const maxName = 255
 
 // checkName refuses what cannot be a host name. It is looser than a resolver
 // (underscores, UTF-8 and long labels pass), since an upstream proxy may know better.
 func checkName(name string) error {
-	switch {
-	case name == "" || name == ".":
+	if name == "" || name == "." {
 		return errors.New("empty host name")
-	case len(name) > maxName:
-		return fmt.Errorf("host name longer than %d bytes", maxName)
 	}
-	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`%/\:@[]"<>`, c) >= 0 {
-			return fmt.Errorf("byte %#02x in a host name", c)
-		}
+	if err := checkText(name); err != nil {
+		return err
 	}
 	if endsInNumber(name) {
 		return errors.New("neither an IPv4 address nor a host name")
+	}
+	return nil
+}
+
+// checkText refuses what is too long, and bytes with a meaning elsewhere.
+func checkText(s string) error {
+	if len(s) > maxName {
+		return fmt.Errorf("host name longer than %d bytes", maxName)
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`%/\:@[]"<>`, c) >= 0 {
+			return fmt.Errorf("byte %#02x in a host name", c)
+		}
 	}
 	return nil
 }

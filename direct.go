@@ -87,6 +87,9 @@ func (d *Direct) Listen(ctx context.Context, network, peer string) (net.Listener
 		if local, err = facing(netip.AddrPortFrom(ln.peers[0], dest.Port)); err != nil {
 			return nil, err
 		}
+		for i, peer := range ln.peers {
+			ln.peers[i] = peer.WithZone("") // as Accept compares them
+		}
 	} else if dest.IP.Is4() {
 		local = dest.IP
 	}
@@ -123,15 +126,8 @@ func facing(peer netip.AddrPort) (netip.Addr, error) {
 func (d *Direct) lookup(ctx context.Context, network string, dest Addr) ([]netip.Addr, error) {
 	ips := []netip.Addr{dest.IP}
 	if dest.Name != "" {
-		name, err := asciiName(dest.Name)
-		if err != nil {
-			return nil, err
-		}
-		resolver := d.Resolver
-		if resolver == nil {
-			resolver = net.DefaultResolver
-		}
-		if ips, err = resolver.LookupNetIP(ctx, "ip", name); err != nil {
+		var err error
+		if ips, err = d.resolve(ctx, dest.Name); err != nil {
 			return nil, err
 		}
 	}
@@ -142,12 +138,29 @@ func (d *Direct) lookup(ctx context.Context, network string, dest Addr) ([]netip
 			refused = err
 			continue
 		}
-		allowed = append(allowed, ip.Unmap())
+		allowed = append(allowed, ip)
 	}
 	if len(allowed) == 0 {
 		return nil, refused
 	}
 	return allowed, nil
+}
+
+// resolve returns the addresses of a name, which are at least one.
+func (d *Direct) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	ascii, err := asciiName(name)
+	if err != nil {
+		return nil, err
+	}
+	resolver := d.Resolver
+	if resolver == nil {
+		resolver = net.DefaultResolver
+	}
+	ips, err := resolver.LookupNetIP(ctx, "ip", ascii)
+	for i, ip := range ips {
+		ips[i] = ip.Unmap()
+	}
+	return ips, err
 }
 
 // bindListener accepts from peers only, or from anybody that Check lets pass

@@ -28,7 +28,7 @@ func (d *Direct) ListenPacket(_ context.Context, network, address string) (net.P
 	if err != nil {
 		return nil, err
 	}
-	p := &directPacket{Conn: sock, direct: d, network: network}
+	p := &directPacket{PacketConn: sock, sock: sock, local: AddrOf(sock.LocalAddr()).IP, direct: d, network: network}
 	p.receive = p.received
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
@@ -39,20 +39,23 @@ const (
 	maxNames   = 256              // known addresses of names
 	maxPending = 32               // names being looked up at once
 	maxWaiting = 64 << 10         // bytes that wait for them
+	maxQueued  = 512              // datagrams that wait for them
 	nameTTL    = 60 * time.Second // how long an address is trusted
 )
 
-// directPacket is the packet connection of a Direct.
+// directPacket is the packet connection of a Direct. It shows no more of its
+// socket than a net.PacketConn, since every other way to write goes around Check.
 type directPacket struct {
-	*udp.Conn
+	net.PacketConn
+	sock    *udp.Conn
+	local   netip.Addr
 	direct  *Direct
 	network string
 	ctx     context.Context // ends the look-ups
 	cancel  context.CancelFunc
 	dropped atomic.Uint64
 
-	out     []udp.Message // of WriteBatch, reused
-	in      []Datagram    // of ReadBatch, reused
+	in      []Datagram // of ReadBatch, reused
 	handle  func([]Datagram)
 	receive func([]udp.Message)
 
@@ -60,12 +63,13 @@ type directPacket struct {
 	names   map[string]*lookup // nil until the first name
 	pending int                // look-ups under way
 	waiting int                // bytes that wait for them
+	queued  int                // datagrams that wait for them
 }
 
 // lookup is what is known of one name.
 type lookup struct {
 	done    bool
-	ip      netip.Addr // not valid: unknown or not allowed
+	ips     []netip.Addr // none: unknown
 	expires time.Time
 	waiting []Datagram
 }
@@ -76,13 +80,13 @@ func (p *directPacket) Dropped() uint64 { return p.dropped.Load() }
 // Close ends the look-ups and closes the socket.
 func (p *directPacket) Close() error {
 	p.cancel()
-	return p.Conn.Close()
+	return p.sock.Close()
 }
 
 // ReadBatch hands over datagrams with their true sources.
 func (p *directPacket) ReadBatch(handle func([]Datagram)) error {
 	p.handle = handle
-	return p.Conn.ReadBatch(p.receive)
+	return p.sock.ReadBatch(p.receive)
 }
 
 // received is the inside of ReadBatch; the field receive holds it, made once.
@@ -95,37 +99,74 @@ func (p *directPacket) received(ms []udp.Message) {
 	clear(p.in)
 }
 
-// WriteBatch sends the datagrams whose destination is known and allowed. Only
-// one WriteBatch may run at a time.
+// outgoing is a batch on its way out, reused.
+type outgoing struct{ ms []udp.Message }
+
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
+
+// WriteBatch sends the datagrams whose destination is known and allowed.
 func (p *directPacket) WriteBatch(ds []Datagram) (int, error) {
-	p.out = p.out[:0]
+	out := outgoings.Get().(*outgoing)
+	defer func() {
+		clear(out.ms)
+		out.ms = out.ms[:0]
+		outgoings.Put(out)
+	}()
 	for _, d := range ds {
-		to := d.Addr
-		if to.Name != "" {
-			if to.IP = p.resolve(d); !to.IP.IsValid() {
-				continue
-			}
-		}
-		if p.allowed(to) {
-			p.out = append(p.out, udp.Message{Payload: d.Payload, Addr: to.AddrPort()})
+		if to, ok := p.dest(d); ok {
+			out.ms = append(out.ms, udp.Message{Payload: d.Payload, Addr: to})
 		}
 	}
-	if len(p.out) == 0 {
+	return p.send(out.ms)
+}
+
+// send sends ms and counts those that the system refuses.
+func (p *directPacket) send(ms []udp.Message) (int, error) {
+	if len(ms) == 0 {
 		return 0, nil
 	}
-	n, err := p.Conn.WriteBatch(p.out)
-	p.dropped.Add(uint64(len(p.out) - n))
-	clear(p.out)
+	n, err := p.sock.WriteBatch(ms)
+	p.dropped.Add(uint64(len(ms) - n))
 	return n, err
 }
 
-func (p *directPacket) allowed(to Addr) bool {
-	if to.Port != 0 && to.IP.IsValid() && !to.IP.IsUnspecified() &&
-		p.direct.check(p.ctx, p.network, to.AddrPort()) == nil {
-		return true
+// dest returns where d is to be sent. If not now, d waits for the address of a
+// name or is dropped.
+func (p *directPacket) dest(d Datagram) (netip.AddrPort, bool) {
+	if d.Addr.Name == "" {
+		return p.choose([]netip.Addr{d.Addr.IP.Unmap()}, d.Addr.Port)
+	}
+	ips, known := p.resolve(d)
+	if !known {
+		return netip.AddrPort{}, false
+	}
+	return p.choose(ips, d.Addr.Port)
+}
+
+// choose returns the first of a destination's addresses that the socket
+// reaches and Check lets pass. If there is none, the datagram is dropped.
+func (p *directPacket) choose(ips []netip.Addr, port uint16) (netip.AddrPort, bool) {
+	for _, ip := range ips {
+		to := netip.AddrPortFrom(ip, port)
+		if port != 0 && p.reaches(ip) && p.direct.check(p.ctx, p.network, to) == nil {
+			return to, true
+		}
 	}
 	p.dropped.Add(1)
-	return false
+	return netip.AddrPort{}, false
+}
+
+// reaches reports whether ip is a destination of a family that the socket speaks.
+func (p *directPacket) reaches(ip netip.Addr) bool {
+	switch {
+	case !ip.IsValid() || ip.IsUnspecified():
+		return false
+	case p.local.Is4():
+		return ip.Is4()
+	case !p.local.IsUnspecified():
+		return ip.Is6()
+	}
+	return true
 }
 
 // WriteTo sends one datagram.
@@ -136,37 +177,33 @@ func (p *directPacket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// resolve returns the address of d's name if it is known. If not, d waits for
-// it or is dropped.
-func (p *directPacket) resolve(d Datagram) netip.Addr {
+// resolve returns the addresses of d's name if they are known. If not, d waits
+// for them or is dropped.
+func (p *directPacket) resolve(d Datagram) (ips []netip.Addr, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.names[d.Addr.Name]
 	if l != nil && l.done && time.Now().Before(l.expires) {
-		if !l.ip.IsValid() {
-			p.dropped.Add(1)
-		}
-		return l.ip
+		return l.ips, true
 	}
 	if l == nil || l.done {
-		if l = p.begin(d.Addr); l == nil {
-			p.dropped.Add(1)
-			return netip.Addr{}
-		}
+		l = p.begin(d.Addr.Name)
 	}
-	if p.waiting+len(d.Payload) > maxWaiting {
+	if l == nil || p.queued >= maxQueued || p.waiting+len(d.Payload) > maxWaiting {
 		p.dropped.Add(1)
-		return netip.Addr{}
+		return nil, false
 	}
+	p.queued++
 	p.waiting += len(d.Payload)
 	d.Payload = append([]byte(nil), d.Payload...)
 	l.waiting = append(l.waiting, d)
-	return netip.Addr{}
+	return nil, false
 }
 
-// begin starts a look-up, or returns nil if too many are under way. p.mu is held.
-func (p *directPacket) begin(dest Addr) *lookup {
-	if p.pending >= maxPending {
+// begin starts a look-up, or returns nil if too many are under way or p is
+// closed. p.mu is held.
+func (p *directPacket) begin(name string) *lookup {
+	if p.pending >= maxPending || p.ctx.Err() != nil {
 		return nil
 	}
 	if p.names == nil || len(p.names) >= maxNames {
@@ -174,8 +211,8 @@ func (p *directPacket) begin(dest Addr) *lookup {
 	}
 	p.pending++
 	l := new(lookup)
-	p.names[dest.Name] = l
-	go p.look(l, dest)
+	p.names[name] = l
+	go p.look(l, name)
 	return l
 }
 
@@ -190,32 +227,30 @@ func (p *directPacket) forget() {
 	p.names = kept
 }
 
-// look finds the address of a name and sends what waits for it, in order: p.mu
-// is held while it does so, and later datagrams must pass resolve first.
-func (p *directPacket) look(l *lookup, dest Addr) {
+// look finds the addresses of a name and sends what waits for them, in order:
+// p.mu is held while it does so, and later datagrams must pass resolve first.
+func (p *directPacket) look(l *lookup, name string) {
 	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
 	defer cancel()
-	ips, err := p.direct.lookup(ctx, p.network, dest)
+	ips, err := p.direct.resolve(ctx, name)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.pending--
 	l.done = true
+	l.ips = ips
 	l.expires = time.Now().Add(nameTTL)
-	if err == nil {
-		l.ip = ips[0]
-	} else {
+	if err != nil {
 		l.expires = time.Now().Add(5 * time.Second)
 	}
 	var ms []udp.Message
 	for _, d := range l.waiting {
+		p.queued--
 		p.waiting -= len(d.Payload)
-		to := Addr{IP: l.ip, Port: d.Addr.Port}
-		if p.allowed(to) {
-			ms = append(ms, udp.Message{Payload: d.Payload, Addr: to.AddrPort()})
+		if to, ok := p.choose(ips, d.Addr.Port); ok {
+			ms = append(ms, udp.Message{Payload: d.Payload, Addr: to})
 		}
 	}
 	l.waiting = nil
-	n, _ := p.Conn.WriteBatch(ms) // a closed socket ends the reader, who tells
-	p.dropped.Add(uint64(len(ms) - n))
+	_, _ = p.send(ms) // a closed socket ends the reader, who tells
 }

@@ -24,7 +24,7 @@ type BatchConn interface {
 
 	// WriteBatch sends the datagrams and says how many it took. Those that
 	// cannot be sent are dropped; an error means that the connection is
-	// of no more use.
+	// of no more use. Several may run at a time.
 	WriteBatch(ds []Datagram) (int, error)
 }
 
@@ -48,7 +48,7 @@ type single struct {
 
 func (s *single) ReadBatch(handle func([]Datagram)) error {
 	if s.buf == nil {
-		s.buf = make([]byte, MaxDatagram)
+		s.buf = make([]byte, 1<<16) // IPv6 has longer ones than MaxDatagram
 	}
 	n, from, err := s.ReadFrom(s.buf)
 	if err != nil {
@@ -61,11 +61,19 @@ func (s *single) ReadBatch(handle func([]Datagram)) error {
 func (s *single) WriteBatch(ds []Datagram) (int, error) {
 	sent := 0
 	for _, d := range ds {
-		if _, err := s.WriteTo(d.Payload, d.Addr); err == nil {
+		if _, err := s.WriteTo(d.Payload, udpAddr(d.Addr)); err == nil {
 			sent++
 		} else if isClosed(err) {
 			return sent, err
 		}
 	}
 	return sent, nil
+}
+
+// udpAddr returns a in the form that every packet connection takes, if it has one.
+func udpAddr(a Addr) net.Addr {
+	if a.IP.IsValid() {
+		return net.UDPAddrFromAddrPort(a.AddrPort())
+	}
+	return a
 }

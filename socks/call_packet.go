@@ -28,9 +28,10 @@ func (c *call) AcceptPacket() (net.PacketConn, error) {
 		return nil, err
 	}
 	a := &association{
-		Conn:    sock,
-		control: c.conn,
-		client:  c.request.Client.Addr().WithZone(""),
+		PacketConn: sock,
+		sock:       sock,
+		control:    c.conn,
+		client:     c.request.Client.Addr().WithZone(""),
 	}
 	a.receive = a.received
 	if err := c.answer(nil, argyle.AddrOf(sock.LocalAddr())); err != nil {
@@ -54,9 +55,11 @@ func keepAlive(conn net.Conn) {
 }
 
 // association is the client's side of a UDP ASSOCIATE: the relay socket, which
-// lives as long as the TCP connection.
+// lives as long as the TCP connection. It shows no more of its socket than a
+// net.PacketConn, since every other way to read goes around the pinning.
 type association struct {
-	*udp.Conn
+	net.PacketConn
+	sock    *udp.Conn
 	control net.Conn
 	client  netip.Addr // the only address that may send
 	pinned  atomic.Pointer[netip.AddrPort]
@@ -82,13 +85,13 @@ func (a *association) watch() {
 // Close ends the association.
 func (a *association) Close() error {
 	a.control.Close()
-	return a.Conn.Close()
+	return a.sock.Close()
 }
 
 // ReadBatch hands over the client's datagrams, whole and without headers.
 func (a *association) ReadBatch(handle func([]argyle.Datagram)) error {
 	a.handle = handle
-	return a.Conn.ReadBatch(a.receive)
+	return a.sock.ReadBatch(a.receive)
 }
 
 func (a *association) received(ms []udp.Message) {
@@ -154,7 +157,7 @@ func (a *association) fromClient(from netip.AddrPort) bool {
 // ReadFrom reads one datagram of the client; its address is the destination.
 func (a *association) ReadFrom(b []byte) (n int, to net.Addr, err error) {
 	for to == nil && err == nil {
-		err = a.Conn.ReadBatch(func(ms []udp.Message) {
+		err = a.sock.ReadBatch(func(ms []udp.Message) {
 			for _, m := range ms {
 				if d, ok := a.open(m); ok && to == nil {
 					n, to = copy(b, d.Payload), d.Addr
@@ -180,7 +183,7 @@ func (a *association) WriteBatch(ds []argyle.Datagram) (int, error) {
 	for _, d := range ds {
 		out.add(d, *client)
 	}
-	n, err := a.Conn.WriteBatch(out.ms)
+	n, err := a.sock.WriteBatch(out.ms)
 	a.dropped.Add(uint64(len(ds) - n))
 	return n, err
 }

@@ -36,8 +36,11 @@ func (c *unreadConn) Read(b []byte) (int, error) {
 func (c *unreadConn) Unwrap() (conn net.Conn, unread []byte) { return c.Conn, c.unread }
 
 // CloseWrite ends the write side.
-func (c *unreadConn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+func (c *unreadConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// closeWrite ends the write side of a connection that has such a thing.
+func closeWrite(conn net.Conn) error {
+	if w, ok := conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}
 	return syscall.ENOTSUP
@@ -58,7 +61,7 @@ func NewFeed(addr net.Addr) *Feed {
 }
 
 // Put hands conn, with its context, to the caller of Accept. It closes conn
-// if the Feed is closed.
+// if the Feed is closed, or ctx ends, before anybody takes it.
 func (f *Feed) Put(ctx context.Context, conn net.Conn) {
 	fed := &fedConn{Conn: conn}
 	if fed.handshake, _ = ctx.Value(handshakeKey{}).(*handshake); fed.handshake != nil {
@@ -67,6 +70,8 @@ func (f *Feed) Put(ctx context.Context, conn net.Conn) {
 	select {
 	case f.conns <- fed:
 	case <-f.done:
+		fed.Close()
+	case <-ctx.Done():
 		fed.Close()
 	}
 }
@@ -103,6 +108,10 @@ func (c *fedConn) Close() error {
 	}
 	return c.Conn.Close()
 }
+
+// CloseWrite ends the write side: http.Server does so to end a connection
+// without a reset.
+func (c *fedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Unwrap returns the connection inside, bare if it can be.
 func (c *fedConn) Unwrap() (conn net.Conn, unread []byte) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -44,8 +45,10 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	pending   pending
 	handlers  sync.WaitGroup
-	base      context.Context
+	base      context.Context // of the handlers; ends with Close
 	cancel    context.CancelFunc
+	accepting context.Context // ends with Shutdown, too
+	stopped   context.CancelFunc
 	closed    bool
 }
 
@@ -72,7 +75,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		case !passing(err):
 			return fmt.Errorf("accept on %v: %w", ln.Addr(), err)
 		default:
-			if !retry.wait(s.base, err) {
+			if !retry.wait(s.accepting, err) {
 				return ErrServerClosed
 			}
 		}
@@ -88,6 +91,7 @@ func (s *Server) begin(ln net.Listener) bool {
 	if s.listeners == nil {
 		s.listeners = make(map[net.Listener]struct{})
 		s.base, s.cancel = context.WithCancel(context.Background())
+		s.accepting, s.stopped = context.WithCancel(s.base)
 		s.pending.init(s.MaxHandshakes, s.MaxPerClient)
 	}
 	s.listeners[ln] = struct{}{}
@@ -124,11 +128,24 @@ func (s *Server) start(ln net.Listener, conn net.Conn) {
 	go func() {
 		defer s.handlers.Done()
 		defer h.leave()
+		defer s.survive(conn)
 		if timeout := s.timeout(); timeout > 0 {
 			_ = conn.SetReadDeadline(time.Now().Add(timeout))
 		}
 		s.Handle(context.WithValue(s.base, handshakeKey{}, h), conn)
 	}()
+}
+
+// survive keeps a panic in one connection's handler from ending all others.
+func (s *Server) survive(conn net.Conn) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	conn.Close()
+	if s.Log != nil {
+		s.Log.Error("panic while serving", "client", conn.RemoteAddr(), "panic", v, "stack", string(debug.Stack()))
+	}
 }
 
 func (s *Server) timeout() time.Duration {
@@ -175,6 +192,9 @@ func (s *Server) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	if s.stopped != nil {
+		s.stopped()
+	}
 	for ln := range s.listeners {
 		ln.Close()
 	}

@@ -1,6 +1,6 @@
-// Package udp moves datagrams in batches: with one system call for many where
-// the system has recvmmsg and sendmmsg, one at a time elsewhere. Nothing is
-// allocated per datagram, and no buffer is held while none arrives.
+// Package udp moves datagrams in batches: with one system call for many on
+// Linux, which has recvmmsg and sendmmsg, one at a time elsewhere. On Linux
+// nothing is allocated per datagram, and no buffer is held while none arrives.
 package udp
 
 import (

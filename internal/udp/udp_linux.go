@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -73,6 +74,8 @@ func (c *Conn) ReadBatch(handle func([]Message)) error {
 	switch {
 	case err != nil && fatal(err):
 		return err
+	case b.errno == unix.ENOSYS || b.errno == unix.EPERM || b.errno == unix.EINVAL:
+		return os.NewSyscallError("recvmmsg", b.errno) // it would never end
 	case err != nil || b.errno != 0:
 		return nil // an error of one datagram, now consumed
 	}

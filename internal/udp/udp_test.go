@@ -104,6 +104,9 @@ func TestHeadAndPayload(t *testing.T) {
 // The longest datagrams that there are arrive whole, and what is longer is
 // refused without harm to its neighbours.
 func TestLongest(t *testing.T) {
+	if runtime.GOOS == "darwin" {
+		t.Skip("the system sends no more than 9216 bytes unless told to")
+	}
 	for _, c := range []struct {
 		local netip.AddrPort
 		most  int

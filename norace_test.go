@@ -1,0 +1,5 @@
+//go:build !race
+
+package argyle
+
+const raced = false
