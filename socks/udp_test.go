@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -207,12 +208,19 @@ func TestAssociationLifetime(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	// The port is free again.
-	again, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(relay))
-	if err != nil {
-		t.Fatal(err)
+	// The port is free again, once another goroutine has let go of the socket.
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		again, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(relay))
+		if err == nil {
+			again.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
 	}
-	again.Close()
 }
 
 // T25: fragments become one datagram.
