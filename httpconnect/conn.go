@@ -52,6 +52,17 @@ func finish(conn net.Conn) {
 	}
 }
 
+// resetOnClose makes the coming Close a reset. It tells an HTTP/1.0 client, for
+// whom an answer ends with the connection, that this one is not complete.
+func resetOnClose(conn net.Conn) {
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok { // as *tls.Conn has
+		conn, _ = bare(secure.NetConn())
+	}
+	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+}
+
 // How long, and for how many bytes, a refused client may go on speaking.
 const (
 	lingerTime  = 2 * time.Second

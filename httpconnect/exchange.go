@@ -3,8 +3,8 @@ package httpconnect
 import (
 	"context"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/argyle-socks/argyle"
@@ -25,7 +25,9 @@ type exchange struct {
 	body    *requestBody  // nil if there is none
 	client  *http.ResponseController
 
-	accepted atomic.Bool // the call was, so that the body may be on its way
+	// accepted says that the call was, so that the body may be on its way.
+	// It belongs to the goroutine of ServeHTTP.
+	accepted bool
 
 	mu       sync.Mutex
 	ended    bool      // the client's connection is net/http's again
@@ -34,7 +36,9 @@ type exchange struct {
 
 func newExchange(s *Server, w http.ResponseWriter, r *http.Request, req argyle.Request) *exchange {
 	x := &exchange{server: s, request: req, client: http.NewResponseController(w)}
-	x.inbound = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: x.accept})
+	x.inbound = r.WithContext(ctx)
 	if r.ContentLength != 0 {
 		x.body = newRequestBody(r)
 		x.inbound.Body = x.body
@@ -42,14 +46,14 @@ func newExchange(s *Server, w http.ResponseWriter, r *http.Request, req argyle.R
 	return x
 }
 
-// accept is called when the destination has been reached, before anything is
-// sent to it.
-func (x *exchange) accept() {
+// accept is called when the transport has a connection, before anything is sent
+// over it.
+func (x *exchange) accept(httptrace.GotConnInfo) {
 	if x.body != nil {
 		// Else net/http holds an answer back until the body has been read.
 		_ = x.client.EnableFullDuplex()
 	}
-	x.accepted.Store(true)
+	x.accepted = true
 }
 
 // sessionEnded is called when nothing more will come from or go to the
@@ -87,7 +91,7 @@ func (x *exchange) end(completed bool) {
 	x.mu.Lock()
 	x.ended = true
 	x.mu.Unlock()
-	if !x.accepted.Load() || x.body.atEOF() {
+	if !x.accepted || x.body.atEOF() {
 		return
 	}
 	// The connection will be closed, as responseWriter has told the client,

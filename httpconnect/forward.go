@@ -26,7 +26,12 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, user string) {
 	}
 	x := newExchange(s, w, r, req)
 	completed := false
-	defer func() { x.end(completed) }() // ReverseProxy breaks off by panic
+	defer func() { // ReverseProxy breaks off by panic
+		if !completed && !r.ProtoAtLeast(1, 1) {
+			resetOnClose(connOf(r))
+		}
+		x.end(completed)
+	}()
 	s.reverseProxy().ServeHTTP(&responseWriter{w, x}, x.inbound)
 	completed = true
 }
@@ -120,9 +125,11 @@ func (s *Server) forwardFailed(w http.ResponseWriter, r *http.Request, err error
 	switch {
 	case errors.As(err, &refused):
 		status, reason = outcomeOf(refused.reason)
-		// net/http reads the body before it answers, for which it knows
-		// no bound in time.
-		_ = x.client.SetReadDeadline(time.Now().Add(lingerTime))
+		if x.body != nil {
+			// net/http reads it before it answers, for which it knows
+			// no bound in time.
+			_ = x.client.SetReadDeadline(time.Now().Add(lingerTime))
+		}
 	case x.body.broken():
 		status, reason = http.StatusBadRequest, "the request's body ended too soon"
 	case timedOut(err):

@@ -38,7 +38,6 @@ func dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		if err != nil {
 			return nil, &rejection{err}
 		}
-		x.accept()
 		return transportConn{ours}, nil
 	case <-c.gone:
 		return nil, inbound.Err()

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -352,6 +350,18 @@ func TestForwardContinue(t *testing.T) {
 	})
 }
 
+// Interim answers reach those who know them.
+func TestForwardInterimAnswers(t *testing.T) {
+	dest, _ := rawOrigin(t, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"+emptyAnswer)
+	addr := start(t, &Server{Handler: new(relay)})
+	for version, want := range map[string]int{"HTTP/1.1": 2, "HTTP/1.0": 1} {
+		answer := ask(t, addr, "GET http://"+dest+"/ "+version+"\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if n := strings.Count(answer, "HTTP/1."); n != want || strings.Contains(answer, "Link: </x>") != (want == 2) {
+			t.Errorf("%s: %q", version, answer)
+		}
+	}
+}
+
 // A destination may answer and close before it has the whole request: the
 // client gets the answer.
 func TestForwardEarlyAnswer(t *testing.T) {
@@ -361,9 +371,7 @@ func TestForwardEarlyAnswer(t *testing.T) {
 		conn.CloseWrite()
 		io.CopyN(io.Discard, conn, 1<<20)
 	})
-	both(t, func() *Server {
-		return &Server{Handler: new(relay), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	}, func(t *testing.T, addr string) {
+	throughBoth(t, func(t *testing.T, addr string) {
 		conn := dialTCP(t, addr)
 		fmt.Fprintf(conn, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", dest, 1<<30)
 		sent := make(chan struct{})
@@ -455,20 +463,44 @@ func TestForwardReset(t *testing.T) {
 		io.ReadFull(conn, make([]byte, 1))
 		conn.SetLinger(0)
 	})
-	addr := start(t, &Server{Handler: new(relay)})
-	conn := dialTCP(t, addr)
-	fmt.Fprintf(conn, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", dest)
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(resp.Body, make([]byte, len("half"))); err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(conn, "1\r\nx\r\n") // the origin has been waiting for it
-	if rest, err := io.ReadAll(resp.Body); err == nil {
-		t.Errorf("got an end in order after %q", rest)
-	}
+	throughBoth(t, func(t *testing.T, addr string) {
+		conn := dialTCP(t, addr)
+		fmt.Fprintf(conn, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", dest)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(resp.Body, make([]byte, len("half"))); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, "1\r\nx\r\n") // the origin has been waiting for it
+		if rest, err := io.ReadAll(resp.Body); err == nil {
+			t.Errorf("got an end in order after %q", rest)
+		}
+	})
+}
+
+// To an HTTP/1.0 client, only a reset says that an answer is not complete.
+func TestForwardResetHTTP10(t *testing.T) {
+	begun := make(chan struct{}, 1)
+	dest := peer(t, func(conn *net.TCPConn) {
+		readHeader(t, conn)
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\nhalf")
+		<-begun
+		conn.SetLinger(0)
+	})
+	throughBoth(t, func(t *testing.T, addr string) {
+		conn := dialTCP(t, addr)
+		fmt.Fprintf(conn, "GET http://%s/ HTTP/1.0\r\n\r\n", dest)
+		readHeader(t, conn)
+		if _, err := io.ReadFull(conn, make([]byte, len("half"))); err != nil {
+			t.Fatal(err)
+		}
+		begun <- struct{}{}
+		if rest, err := io.ReadAll(conn); !isReset(err) {
+			t.Errorf("%q, %v, want a reset", rest, err)
+		}
+	})
 }
 
 func TestForwardInvalidAnswer(t *testing.T) {
@@ -540,6 +572,14 @@ type zeros struct{}
 func (zeros) Read(b []byte) (int, error) {
 	clear(b)
 	return len(b), nil
+}
+
+// throughBoth runs a test with the relay of the tests and with that of the program.
+func throughBoth(t *testing.T, test func(t *testing.T, addr string)) {
+	p := new(proxy.Proxy)
+	t.Cleanup(func() { p.Close() })
+	t.Run("relay", func(t *testing.T) { test(t, start(t, &Server{Handler: new(relay)})) })
+	t.Run("proxy", func(t *testing.T) { test(t, startFed(t, &Server{Handler: p})) })
 }
 
 // The real path: the proxy's relay, its account and its end.

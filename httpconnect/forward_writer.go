@@ -17,12 +17,17 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 // WriteHeader passes on the destination's status and fields.
 func (w *responseWriter) WriteHeader(status int) {
+	if status == http.StatusContinue || status < 200 && !w.exchange.inbound.ProtoAtLeast(1, 1) {
+		// net/http says "continue" itself when the body is first read, and
+		// HTTP/1.0 knows no interim answers.
+		return
+	}
 	if status >= 200 {
 		header := w.Header()
 		if _, ok := header["Content-Type"]; !ok {
 			header["Content-Type"] = nil // or else net/http guesses one
 		}
-		if w.exchange.accepted.Load() && !w.exchange.body.settled() {
+		if w.exchange.accepted && !w.exchange.body.settled() {
 			// An answer that overtakes its request ends the connection:
 			// after it nobody could tell the rest of this request from
 			// the next.

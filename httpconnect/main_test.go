@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -59,24 +60,38 @@ func (h *relay) seen() []argyle.Request {
 // join copies in both directions; a reset on one side becomes one on the other.
 func join(a, b net.Conn) {
 	var wg sync.WaitGroup
-	wg.Go(func() { copyEnd(a, b) })
-	wg.Go(func() { copyEnd(b, a) })
+	var broken atomic.Bool
+	wg.Go(func() { transfer(a, b, &broken) })
+	wg.Go(func() { transfer(b, a, &broken) })
 	wg.Wait()
-	a.Close()
-	b.Close()
-}
-
-func copyEnd(dst, src net.Conn) {
-	_, err := io.Copy(dst, src)
-	if err == nil {
-		dst.(interface{ CloseWrite() error }).CloseWrite()
-		return
-	}
-	for _, c := range []net.Conn{dst, src} {
-		if l, ok := c.(interface{ SetLinger(int) error }); ok {
+	for _, c := range []net.Conn{a, b} {
+		if l, ok := c.(interface{ SetLinger(int) error }); ok && broken.Load() {
 			l.SetLinger(0)
 		}
 		c.Close()
+	}
+}
+
+// transfer is one direction. If dst has gone, what it sent before is still to be
+// read, by the other direction.
+func transfer(dst, src net.Conn, broken *atomic.Bool) {
+	b := make([]byte, 16<<10)
+	for {
+		n, err := src.Read(b)
+		if _, werr := dst.Write(b[:n]); werr != nil {
+			broken.Store(true)
+			return
+		}
+		if err == io.EOF {
+			dst.(interface{ CloseWrite() error }).CloseWrite()
+			return
+		}
+		if err != nil {
+			broken.Store(true)
+			src.SetDeadline(time.Unix(1, 0))
+			dst.SetDeadline(time.Unix(1, 0))
+			return
+		}
 	}
 }
 
