@@ -42,6 +42,7 @@ func (h *half) copy() error {
 		return h.copyBuffer()
 	}
 	defer p.release()
+	p.write = h.empty
 	for {
 		err := p.in.Read(p.read)
 		switch {
@@ -52,7 +53,9 @@ func (h *half) copy() error {
 		case p.n == 0:
 			return nil // EOF
 		}
-		if err := h.drain(); err != nil {
+		h.writing.Store(true)
+		err = h.drain()
+		if h.wrote(err); err != nil {
 			return &writeError{err}
 		}
 	}
@@ -66,7 +69,6 @@ func (h *half) drain() error {
 	if err == nil {
 		err = p.err
 	}
-	h.moved(p.written)
 	p.choose()
 	if err != nil {
 		return err
@@ -84,7 +86,7 @@ func (p *pump) init(src, dst net.Conn) bool {
 	if p.in == nil || p.out == nil {
 		return false
 	}
-	p.read, p.write = p.fill, p.empty
+	p.read = p.fill
 	// Urgent data (telnet's and FTP's interrupts) stays in the stream, where
 	// it would be lost otherwise. Unix sockets do not know it.
 	_ = p.in.Control(func(fd uintptr) {
@@ -120,6 +122,9 @@ func (p *pump) release() {
 func (p *pump) fill(fd uintptr) bool {
 	if p.bulk && (p.pipe != nil || p.takePipe()) && p.spliceIn(int(fd)) {
 		return true
+	}
+	if p.bulk && p.err != nil && p.err != unix.EAGAIN {
+		return true // the kernel tells of an error once: read would find an end in order
 	}
 	// Also where splice found nothing: it stops before an urgent byte, and
 	// the poller would not wake us for that again.
@@ -160,12 +165,16 @@ func (p *pump) spliceIn(fd int) bool {
 	return false
 }
 
-// empty writes what was read. It reports false if the socket takes no more.
-func (p *pump) empty(fd uintptr) bool {
+// empty writes what was read, and counts each piece as it goes: a big one may
+// take a slow reader longer than the time Idle. It reports false if the socket
+// takes no more.
+func (h *half) empty(fd uintptr) bool {
+	p := &h.pump
 	for p.written < p.n {
 		n, err := retry(func() (int, error) { return p.writeOnce(int(fd)) })
 		if n > 0 {
 			p.written += n
+			h.moved(n)
 			continue
 		}
 		if p.err = err; err == nil {
@@ -224,14 +233,32 @@ func flush(conn *net.TCPConn) {
 	if err != nil {
 		return
 	}
+	tick := time.NewTicker(flushStep)
+	defer tick.Stop()
 	for range flushTries {
-		queued := 0
-		if rc.Control(func(fd uintptr) { queued, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }) != nil || err != nil || queued == 0 {
+		if queued(rc) == 0 {
 			return
 		}
-		time.Sleep(flushStep)
+		<-tick.C
 	}
 }
+
+// queued says how many bytes are still to be acknowledged; for a connection
+// that is gone that is none, whatever it leaves behind.
+func queued(rc syscall.RawConn) (n int) {
+	_ = rc.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+		if n == 0 {
+			return
+		}
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.State == tcpClose {
+			n = 0
+		}
+	})
+	return n
+}
+
+const tcpClose = 7 // TCP_CLOSE of the kernel's tcp_states.h
 
 const (
 	flushTries = 50

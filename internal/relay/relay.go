@@ -78,36 +78,49 @@ func (p *Pair) watch() {
 		keepAlive(p.up.src)
 		keepAlive(p.down.src)
 	}
-	if p.Idle <= 0 {
-		return
+	for limit := p.limit(); limit > 0; {
+		rest := limit - (time.Since(clock) - time.Duration(p.active.Load()))
+		if rest <= 0 {
+			p.stop(ErrIdle)
+			return
+		}
+		p.watchdog.Reset(rest)
+		before := limit
+		if limit = p.limit(); limit == before {
+			return
+		}
 	}
-	rest := p.Idle - (time.Since(clock) - time.Duration(p.active.Load()))
-	if rest <= 0 {
-		p.stop(ErrIdle)
-		return
+}
+
+// brokenTime is how long the rest of a session may move no byte after a side
+// has broken off: what that side sent before it went is still on its way.
+const brokenTime = 5 * time.Second
+
+// limit is how long the session may move no byte; 0 is for ever.
+func (p *Pair) limit() time.Duration {
+	if p.reset.Load() && (p.Idle <= 0 || p.Idle > brokenTime) {
+		return brokenTime
 	}
-	p.watchdog.Reset(rest)
+	return p.Idle
 }
 
 // Bytes says how many bytes have reached the upstream and the client so far.
 func (p *Pair) Bytes() (up, down int64) { return p.up.bytes.Load(), p.down.bytes.Load() }
 
 // Close cuts the session: both sides see a reset.
-func (p *Pair) Close() { p.stop(ErrCut) }
-
-// stop makes both directions end soon, for the reason err.
-func (p *Pair) stop(err error) {
-	p.fail(err)
-	past := time.Unix(1, 0)
-	_ = p.Client.SetDeadline(past)
-	_ = p.Upstream.SetDeadline(past)
+func (p *Pair) Close() {
+	p.reset.Store(true)
+	p.stop(ErrCut)
 }
 
-// fail records why the session ends other than in order; the first reason stays.
-func (p *Pair) fail(err error) {
+// stop makes both directions end soon, for the reason err if there is none yet.
+func (p *Pair) stop(err error) {
 	p.cause.CompareAndSwap(nil, &err)
-	if !errors.Is(err, ErrIdle) {
-		p.reset.Store(true)
+	past := time.Unix(1, 0)
+	for _, conn := range []net.Conn{p.Client, p.Upstream} {
+		if conn.SetDeadline(past) != nil {
+			conn.Close() // it has no deadlines, as an SSH channel
+		}
 	}
 }
 
@@ -146,7 +159,18 @@ type half struct {
 	src, dst net.Conn
 	unread   []byte // read of src before
 	bytes    atomic.Int64
+	writing  atomic.Bool // a write to dst is under way
+	broken   atomic.Bool // a write found that dst has broken off
+	over     atomic.Bool // src was closed whole for the other direction's end
 	pump     pump
+}
+
+// back is the other direction.
+func (h *half) back() *half {
+	if h == &h.pair.up {
+		return &h.pair.down
+	}
+	return &h.pair.up
 }
 
 func (h *half) run() {
@@ -161,27 +185,55 @@ func (h *half) run() {
 
 // finish passes on how src ended.
 func (h *half) finish(err error) {
+	p := h.pair
 	var w *writeError
+	writing := errors.As(err, &w)
+	if !writing && h.over.Load() {
+		err = nil
+	}
 	switch {
 	case err == nil:
-		closeWrite(h.dst)
-	case errors.As(err, &w) && isReset(err):
+		if !h.brokenSource() {
+			h.closeWrite()
+		}
+	case writing && isReset(err):
 		// dst has gone, and what it sent before it went is still to be
 		// read: its own direction ends by itself, and soon.
-		h.pair.fail(err)
+		p.reset.Store(true)
+		p.cause.CompareAndSwap(nil, &err)
+		p.watchdog.Reset(p.limit())
 	default:
-		h.pair.stop(err)
+		// An idle session ends in order unless bytes are left over.
+		if writing || !errors.Is(p.err(), ErrIdle) {
+			p.reset.Store(true)
+		}
+		p.stop(err)
 	}
+}
+
+// brokenSource reports whether src, which seems to have ended in order, has
+// broken off: the kernel tells of a reset once, and a write may have been the
+// first to hear. One that is under way gets a moment to tell.
+func (h *half) brokenSource() bool {
+	back := h.back()
+	for range 10 {
+		if !back.writing.Load() {
+			break
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+	return back.broken.Load()
 }
 
 // closeWrite tells dst that no more will come. What has no such end is closed
 // whole. An error means that dst is gone, which its own direction will meet.
-func closeWrite(dst net.Conn) {
-	if w, ok := dst.(interface{ CloseWrite() error }); ok {
+func (h *half) closeWrite() {
+	if w, ok := h.dst.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()
 		return
 	}
-	dst.Close()
+	h.back().over.Store(true)
+	h.dst.Close()
 }
 
 // write writes b to dst and counts it.
@@ -189,12 +241,22 @@ func (h *half) write(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
+	h.writing.Store(true)
 	n, err := h.dst.Write(b)
 	h.moved(n)
+	h.wrote(err)
 	if err != nil {
 		return &writeError{err}
 	}
 	return nil
+}
+
+// wrote notes that a write has ended, and how.
+func (h *half) wrote(err error) {
+	if err != nil && errors.Is(err, syscall.ECONNRESET) {
+		h.broken.Store(true)
+	}
+	h.writing.Store(false)
 }
 
 // writeError is an error of dst, where others are of src.
@@ -218,20 +280,28 @@ func keepAlive(conn net.Conn) {
 	}
 }
 
-// abort makes the coming Close send a reset, after what was written has gone.
+// abort closes conn with a reset, after what was written has gone.
 func abort(conn net.Conn) {
-	if tcp, ok := bare(conn).(*net.TCPConn); ok {
+	inner := bare(conn)
+	if tcp, ok := inner.(*net.TCPConn); ok {
 		flush(tcp)
-		_ = tcp.SetLinger(0)
+	}
+	if l, ok := inner.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+		inner.Close() // before TLS can say that this is an end in order
 	}
 }
 
-// bare returns the connection below TLS.
+// bare returns the connection below TLS and what a handshake has put around it.
 func bare(conn net.Conn) net.Conn {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		conn, _ = unwrap(conn)
+		t, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = t.NetConn()
 	}
-	return conn
 }
 
 // unwrap takes off what a handshake has put around a connection, and returns
