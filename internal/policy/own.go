@@ -36,7 +36,8 @@ func (l *Listeners) Contains(addr netip.AddrPort) bool {
 			continue
 		}
 		ip := addr.Addr().Unmap().WithZone("")
-		if own.Addr().WithZone("") == ip || own.Addr().IsUnspecified() && isLocal(ip) {
+		// The system takes an unspecified destination for loopback.
+		if own.Addr().WithZone("") == ip || ip.IsUnspecified() || own.Addr().IsUnspecified() && isLocal(ip) {
 			return true
 		}
 	}
@@ -45,7 +46,7 @@ func (l *Listeners) Contains(addr netip.AddrPort) bool {
 
 // isLocal reports whether ip is an address of this host.
 func isLocal(ip netip.Addr) bool {
-	if ip.IsLoopback() || ip.IsUnspecified() {
+	if ip.IsLoopback() {
 		return true
 	}
 	addrs, err := net.InterfaceAddrs()

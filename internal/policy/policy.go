@@ -25,7 +25,8 @@ type Policy struct {
 	// nobody reaches those, since a proxy that calls itself never ends.
 	Own func(netip.AddrPort) bool
 
-	// Upstream is the way out; nil is direct.
+	// Upstream is the way out; nil is direct. So is an [*argyle.Direct], of
+	// which only the Resolver counts: its Check is ours.
 	Upstream argyle.Dialer
 
 	// The ways out without an upstream; their Check sees what a name means.
@@ -34,6 +35,10 @@ type Policy struct {
 
 // New completes p.
 func New(p Policy) *Policy {
+	if direct, ok := p.Upstream.(*argyle.Direct); ok {
+		p.Upstream = nil
+		p.local.Resolver, p.remote.Resolver = direct.Resolver, direct.Resolver
+	}
 	p.local.Check = func(_ context.Context, _ string, addr netip.AddrPort) error { return p.checkOwn(addr) }
 	p.remote.Check = func(_ context.Context, _ string, addr netip.AddrPort) error { return p.checkPublic(addr) }
 	return &p

@@ -39,8 +39,8 @@ func lookup(ip netip.Addr) string {
 }
 
 // special are the prefixes of the IANA special-purpose registries that are not
-// globally reachable, documentation apart, and the metadata services that
-// clouds keep at public addresses.
+// globally reachable, and the metadata services that clouds keep at public
+// addresses. Documentation passes, as does what 2001::/23 has not assigned.
 var special = []struct {
 	prefix netip.Prefix
 	what   string
@@ -61,6 +61,10 @@ var special = []struct {
 	{netip.MustParsePrefix("::1/128"), "loopback"},
 	{netip.MustParsePrefix("64:ff9b:1::/48"), "local-use translation"},
 	{netip.MustParsePrefix("100::/64"), "discard-only"},
+	{netip.MustParsePrefix("100:0:0:1::/64"), "dummy prefix"},
+	{netip.MustParsePrefix("2001:2::/48"), "benchmarking"},
+	{netip.MustParsePrefix("2001:10::/28"), "deprecated"},
+	{netip.MustParsePrefix("5f00::/16"), "segment routing"},
 	{netip.MustParsePrefix("fc00::/7"), "private"},
 	{netip.MustParsePrefix("fe80::/10"), "link-local"},
 	{netip.MustParsePrefix("fec0::/10"), "site-local"},
@@ -76,23 +80,22 @@ var (
 )
 
 // embedded returns the IPv4 addresses that an IPv6 address may lead to.
-func embedded(ip netip.Addr) []netip.Addr {
+func embedded(ip netip.Addr) (all []netip.Addr) {
 	b := ip.As16()
+	add := func(v4 []byte) { all = append(all, netip.AddrFrom4([4]byte(v4))) }
 	switch {
 	case compatible.Contains(ip), siit.Contains(ip), nat64.Contains(ip):
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+		add(b[12:])
 	case sixToFour.Contains(ip):
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[2:]))}
+		add(b[2:])
 	case teredo.Contains(ip):
-		client := ^binary.BigEndian.Uint32(b[12:])
-		return []netip.Addr{
-			netip.AddrFrom4([4]byte(b[4:])),
-			netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, client))),
-		}
+		add(b[4:]) // the server, and the client with its bits inverted
+		add(binary.BigEndian.AppendUint32(nil, ^binary.BigEndian.Uint32(b[12:])))
 	}
-	// ISATAP (RFC 5214) is told by the interface identifier alone.
+	// ISATAP (RFC 5214) is told by the interface identifier alone, behind any
+	// prefix, 6to4 included.
 	if id := binary.BigEndian.Uint32(b[8:]); id == 0x00005efe || id == 0x02005efe {
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+		add(b[12:])
 	}
-	return nil
+	return all
 }
