@@ -77,6 +77,9 @@ type lookup struct {
 // Dropped says how many datagrams could not be sent.
 func (p *directPacket) Dropped() uint64 { return p.dropped.Load() }
 
+// Sent says how many bytes of payload have been sent.
+func (p *directPacket) Sent() int64 { return p.sock.Sent() }
+
 // Close ends the look-ups and closes the socket.
 func (p *directPacket) Close() error {
 	p.cancel()

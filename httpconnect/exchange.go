@@ -31,6 +31,7 @@ type exchange struct {
 
 	mu       sync.Mutex
 	ended    bool      // the client's connection is net/http's again
+	complete bool      // the answer has been passed on whole
 	deadline time.Time // of the client, once the session has ended
 }
 
@@ -85,11 +86,18 @@ func (x *exchange) setDeadline() {
 	}
 }
 
+// brokenOff reports whether the client went before it was served.
+func (x *exchange) brokenOff() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.complete && x.inbound.Context().Err() != nil
+}
+
 // end gives the client's connection back to net/http. An exchange that was not
 // completed breaks off.
 func (x *exchange) end(completed bool) {
 	x.mu.Lock()
-	x.ended = true
+	x.ended, x.complete = true, completed
 	x.mu.Unlock()
 	if !x.accepted || x.body.atEOF() {
 		return

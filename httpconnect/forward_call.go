@@ -38,7 +38,7 @@ func dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		if err != nil {
 			return nil, &rejection{err}
 		}
-		return transportConn{ours}, nil
+		return transportConn{ours, x.brokenOff}, nil
 	case <-c.gone:
 		return nil, inbound.Err()
 	}
@@ -54,7 +54,18 @@ func clientNetAddr(req argyle.Request) net.Addr {
 }
 
 // transportConn is the transport's end of a call's connection.
-type transportConn struct{ *pipeConn }
+type transportConn struct {
+	*pipeConn
+	brokenOff func() bool // reports whether the client went before it was served
+}
+
+// Close ends the session: with a reset if it is the client's going that ends it.
+func (c transportConn) Close() error {
+	if c.brokenOff() {
+		_ = c.SetLinger(0)
+	}
+	return c.pipeConn.Close()
+}
 
 // Write throws away what nobody takes any more. How the session ended is to be
 // read: perhaps the destination has answered before it closed, which an error

@@ -567,6 +567,30 @@ func TestForwardClientGoneLater(t *testing.T) {
 	}
 }
 
+// A client that goes while the destination is silent ends the session too, as
+// a reset, whatever part of the request has gone.
+func TestForwardClientGoneBefore(t *testing.T) {
+	for _, request := range []string{
+		"GET http://%s/ HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc",
+	} {
+		got, ended := make(chan struct{}), make(chan error, 1)
+		dest := peer(t, func(conn *net.TCPConn) {
+			readHeader(t, conn)
+			close(got)
+			_, err := io.Copy(io.Discard, conn)
+			ended <- err
+		})
+		conn := dialTCP(t, start(t, &Server{Handler: new(relay)}))
+		fmt.Fprintf(conn, request, dest)
+		<-got
+		conn.Close()
+		if err := <-ended; !isReset(err) {
+			t.Errorf("%.4s: the origin's read ended with %v", request, err)
+		}
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) {

@@ -66,7 +66,7 @@ func TestPipePeerGone(t *testing.T) {
 		if _, err := a.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("read: %v, want EOF", err)
 		}
-		if n, err := (transportConn{a}).Write([]byte("abc")); n != 3 || err != nil {
+		if n, err := (transportConn{a, func() bool { return false }}).Write([]byte("abc")); n != 3 || err != nil {
 			t.Errorf("transport's write: %d, %v", n, err)
 		}
 	})

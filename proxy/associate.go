@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/relay"
 )
 
 // associate is UDP ASSOCIATE: answer, then carry every datagram by the route
@@ -29,51 +31,71 @@ func (p *Proxy) associate(ctx context.Context, s *Session) error {
 		proxy:   p,
 		session: s,
 		ctx:     ctx,
+		cancel:  cancel,
 		client:  argyle.Batch(conn),
 		routes:  make(map[argyle.Addr]*path),
 		paths:   make(map[argyle.Dialer]*path),
 	}
-	a.run()
-	return nil
+	return a.run()
 }
 
 // association is one client's datagrams. Its run is the only one to use routes
-// and to write to paths.
+// and to send by paths.
 type association struct {
 	proxy   *Proxy
 	session *Session
-	ctx     context.Context
+	ctx     context.Context // ends the association
+	cancel  context.CancelFunc
 	client  argyle.BatchConn
 	routes  map[argyle.Addr]*path // nil: refused
+	down    meter
 
 	mu    sync.Mutex
-	paths map[argyle.Dialer]*path // open ones
-	wg    sync.WaitGroup          // their readers
+	paths map[argyle.Dialer]*path // those that are not closed
+	wg    sync.WaitGroup          // their goroutines
 }
 
 // path is one way out in use: an open socket, and the mapping that it stands for.
 type path struct {
 	association *association
 	dialer      argyle.Dialer
-	conn        argyle.BatchConn
 	active      atomic.Int64 // when a datagram last passed, on our clock
 	closed      atomic.Bool
+
+	mu      sync.Mutex
+	conn    argyle.BatchConn  // nil until it is open; set with association.mu held too
+	failed  bool              // to open
+	waiting []argyle.Datagram // for conn, in order
+	size    int               // of what waits
+
+	up meter
 }
 
-// maxRoutes bounds the decisions that an association remembers.
-const maxRoutes = 1024
+// Bounds on what an association keeps.
+const (
+	maxRoutes  = 1024        // decisions that it remembers
+	maxWaiting = 64 << 10    // bytes that wait for a way out to open
+	maxQueued  = 256         // datagrams that do
+	retryTime  = time.Second // until a way out that did not open is tried again
+)
 
 var clock = time.Now()
 
-// run carries the client's datagrams until the association ends.
-func (a *association) run() {
+// run carries the client's datagrams until the association ends. An error says
+// that it was cut.
+func (a *association) run() (err error) {
 	carry := a.carry // made a func once
 	for a.client.ReadBatch(carry) == nil {
 	}
+	if a.ctx.Err() != nil {
+		err = relay.ErrCut
+	}
+	a.cancel()
 	a.client.Close()
 	a.closePaths()
 	a.wg.Wait()
 	a.session.dropped.Add(dropped(a.client))
+	return err
 }
 
 // carry sends each run of datagrams with the same route in one batch.
@@ -110,41 +132,23 @@ func (a *association) route(dest argyle.Addr) *path {
 		a.routes[dest] = nil
 		return nil
 	}
-	if via = a.open(dialer); via != nil {
-		a.routes[dest] = via
-	}
+	via = a.path(dialer)
+	a.routes[dest] = via
 	return via
 }
 
-// open returns the path by a way out, and nil if it cannot be used now.
-func (a *association) open(dialer argyle.Dialer) *path {
+// path returns the path by a way out, which may have to be opened first: the
+// other ways do not wait for that.
+func (a *association) path(dialer argyle.Dialer) *path {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	via := a.paths[dialer]
-	a.mu.Unlock()
-	if via != nil && !via.closed.Load() {
-		return via
+	if via == nil {
+		via = &path{association: a, dialer: dialer}
+		a.paths[dialer] = via
+		a.wg.Go(via.run)
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, a.dialTimeout())
-	defer cancel()
-	conn, err := dialer.ListenPacket(ctx, "udp", "")
-	if err != nil {
-		a.debug("datagrams have no way out", "err", err)
-		return nil
-	}
-	via = &path{association: a, dialer: dialer, conn: argyle.Batch(conn)}
-	via.touch()
-	a.mu.Lock()
-	a.paths[dialer] = via
-	a.mu.Unlock()
-	a.wg.Go(via.receive)
 	return via
-}
-
-func (a *association) dialTimeout() time.Duration {
-	if a.proxy.DialTimeout > 0 {
-		return a.proxy.DialTimeout
-	}
-	return 10 * time.Second
 }
 
 func (a *association) debug(msg string, args ...any) {
@@ -157,32 +161,109 @@ func (a *association) closePaths() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, via := range a.paths {
-		via.conn.Close()
+		if via.conn != nil {
+			via.conn.Close()
+		}
 	}
 }
 
 func (v *path) touch() { v.active.Store(int64(time.Since(clock))) }
 
-// send sends the client's datagrams on.
-func (v *path) send(ds []argyle.Datagram) {
-	size := 0
-	for _, d := range ds {
-		size += len(d.Payload)
-	}
-	v.touch()
-	if _, err := v.conn.WriteBatch(ds); err != nil {
-		v.association.session.dropped.Add(uint64(len(ds)))
+// run is the life of a path: it opens, receives until it is idle, and closes.
+func (v *path) run() {
+	defer v.close()
+	if v.open() {
+		v.receive()
 		return
 	}
-	v.association.session.up.Add(int64(size))
+	select {
+	case <-time.After(retryTime):
+	case <-v.association.ctx.Done():
+	}
+}
+
+// open opens the way out and sends what waits for it. It reports false if it
+// cannot be used now.
+func (v *path) open() bool {
+	a := v.association
+	ctx, cancel := limit(a.ctx, a.proxy.DialTimeout, dialTimeout)
+	defer cancel()
+	conn, err := v.dialer.ListenPacket(ctx, "udp", "")
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ds := v.waiting
+	v.waiting = nil
+	if err != nil {
+		a.debug("datagrams have no way out", "err", err)
+		v.failed = true
+		a.session.dropped.Add(uint64(len(ds)))
+		return false
+	}
+	a.mu.Lock()
+	v.conn = argyle.Batch(conn)
+	a.mu.Unlock()
+	v.touch()
+	v.write(ds)
+	return a.ctx.Err() == nil // else closePaths may have come too early
+}
+
+// send sends the client's datagrams on, now or when the way is open.
+func (v *path) send(ds []argyle.Datagram) {
+	v.touch()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.conn != nil:
+		v.write(ds)
+	case v.failed:
+		v.association.session.dropped.Add(uint64(len(ds)))
+	default:
+		v.wait(ds)
+	}
+}
+
+// wait keeps datagrams until the way is open, within bounds. v.mu is held.
+func (v *path) wait(ds []argyle.Datagram) {
+	for _, d := range ds {
+		if len(v.waiting) >= maxQueued || v.size+len(d.Payload) > maxWaiting {
+			v.association.session.dropped.Add(1)
+			continue
+		}
+		v.size += len(d.Payload)
+		v.waiting = append(v.waiting, argyle.Datagram{Addr: d.Addr, Payload: bytes.Clone(d.Payload)})
+	}
+}
+
+// write sends datagrams by the open way. v.mu is held.
+func (v *path) write(ds []argyle.Datagram) {
+	session := v.association.session
+	n, err := v.conn.WriteBatch(ds)
+	if err != nil {
+		session.dropped.Add(uint64(len(ds) - n))
+	}
+	v.up.count(v.conn, ds, n, &session.up)
+}
+
+// meter adds to a session's bytes what a connection has sent.
+type meter struct{ seen atomic.Int64 }
+
+// count is called after ds were written, of which the connection took n. Those
+// that waited for a name are counted when they have gone.
+func (m *meter) count(conn argyle.BatchConn, ds []argyle.Datagram, n int, total *atomic.Int64) {
+	if c, ok := conn.(interface{ Sent() int64 }); ok {
+		now := c.Sent()
+		total.Add(now - m.seen.Swap(now))
+		return
+	}
+	for _, d := range ds[:n] {
+		total.Add(int64(len(d.Payload)))
+	}
 }
 
 // receive takes what comes back to the client, until the path has been idle
 // for too long or is closed.
 func (v *path) receive() {
-	a := v.association
-	defer v.close()
-	idle := a.proxy.UDPIdle
+	idle := v.association.proxy.UDPIdle
 	if idle <= 0 {
 		idle = 60 * time.Second
 	}
@@ -207,26 +288,23 @@ func (v *path) receive() {
 // reply sends datagrams to the client.
 func (v *path) reply(ds []argyle.Datagram) {
 	v.touch()
-	size := 0
-	for _, d := range ds {
-		size += len(d.Payload)
-	}
-	if n, err := v.association.client.WriteBatch(ds); err == nil && n == len(ds) {
-		v.association.session.down.Add(int64(size))
-	}
+	a := v.association
+	n, _ := a.client.WriteBatch(ds) // an error ends the reader, too
+	a.down.count(a.client, ds, n, &a.session.down)
 }
 
 // close ends the mapping; the next datagram opens a new one.
 func (v *path) close() {
 	a := v.association
-	v.closed.Store(true)
-	v.conn.Close()
 	a.mu.Lock()
-	if a.paths[v.dialer] == v {
-		delete(a.paths, v.dialer)
-	}
+	delete(a.paths, v.dialer)
 	a.mu.Unlock()
-	a.session.dropped.Add(dropped(v.conn))
+	v.closed.Store(true)
+	if v.conn != nil {
+		v.conn.Close()
+		v.up.count(v.conn, nil, 0, &a.session.up)
+		a.session.dropped.Add(dropped(v.conn))
+	}
 }
 
 // dropped asks a connection how many datagrams it has dropped.

@@ -244,21 +244,25 @@ func TestAssociationEnds(t *testing.T) {
 	}
 }
 
-// A way out that cannot be opened costs its datagrams, and is tried again.
+// A way out that cannot be opened costs its datagrams, and is tried again after
+// a while.
 func TestNoWayOutForDatagrams(t *testing.T) {
-	client, out := newMemPacket(), newOutbound()
-	open := out.listen
-	out.listen = func(context.Context) (net.PacketConn, error) {
-		out.listen = open
-		return nil, errors.New("no descriptors")
-	}
-	p := &proxy.Proxy{Policy: via(out)}
-	wait := begin(t, p, client)
-	client.in <- to(53, "lost")
-	client.in <- to(53, "sent")
-	if d := <-(<-out.opened).out; string(d.Payload) != "sent" {
-		t.Errorf("%q", d.Payload)
-	}
-	client.Close()
-	wait()
+	synctest.Test(t, func(t *testing.T) {
+		client, out := newMemPacket(), newOutbound()
+		open := out.listen
+		out.listen = func(context.Context) (net.PacketConn, error) {
+			out.listen = open
+			return nil, errors.New("no descriptors")
+		}
+		p := &proxy.Proxy{Policy: via(out)}
+		wait := begin(t, p, client)
+		client.in <- to(53, "lost")
+		<-time.After(2 * time.Second)
+		client.in <- to(53, "sent")
+		if d := <-(<-out.opened).out; string(d.Payload) != "sent" {
+			t.Errorf("%q", d.Payload)
+		}
+		client.Close()
+		wait()
+	})
 }

@@ -70,6 +70,8 @@ type Proxy struct {
 	empty    chan struct{} // closed when the last session of a closed proxy ends
 }
 
+const dialTimeout = 10 * time.Second // where DialTimeout is 0
+
 // ErrProxyClosed refuses calls after Shutdown or Close.
 var ErrProxyClosed = errors.New("proxy is shutting down")
 
@@ -126,7 +128,7 @@ func (p *Proxy) connect(ctx context.Context, s *Session) error {
 }
 
 func (p *Proxy) dial(ctx context.Context, s *Session) (net.Conn, error) {
-	ctx, cancel := s.bound(ctx, p.DialTimeout, 10*time.Second)
+	ctx, cancel := s.bound(ctx, p.DialTimeout, dialTimeout)
 	defer cancel()
 	req := s.Request()
 	dialer, err := p.route(ctx, s, req)
@@ -153,7 +155,7 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 }
 
 func (p *Proxy) listen(ctx context.Context, s *Session) (net.Listener, error) {
-	ctx, cancel := s.bound(ctx, p.DialTimeout, 10*time.Second)
+	ctx, cancel := s.bound(ctx, p.DialTimeout, dialTimeout)
 	defer cancel()
 	req := s.Request()
 	dialer, err := p.route(ctx, s, req)

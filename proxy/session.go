@@ -88,15 +88,7 @@ func (s *Session) Close() error {
 // bound returns a context for one step, which Close cancels. A negative
 // timeout means none, and 0 the default.
 func (s *Session) bound(ctx context.Context, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
-	if timeout == 0 {
-		timeout = byDefault
-	}
-	var cancel context.CancelFunc
-	if timeout < 0 {
-		ctx, cancel = context.WithCancel(ctx)
-	} else {
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-	}
+	ctx, cancel := limit(ctx, timeout, byDefault)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cancel = cancel
@@ -104,6 +96,16 @@ func (s *Session) bound(ctx context.Context, timeout, byDefault time.Duration) (
 		cancel()
 	}
 	return ctx, cancel
+}
+
+func limit(ctx context.Context, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
+	switch {
+	case timeout < 0:
+		return context.WithCancel(ctx)
+	case timeout == 0:
+		timeout = byDefault
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 // setRoute notes the way out by its name.

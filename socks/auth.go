@@ -69,10 +69,11 @@ func (p Password) Authenticate(ctx context.Context, conn net.Conn) (Identity, er
 }
 
 // pretendLogin answers a login that nobody asked for, as Tor does, and
-// believes nothing of it.
-func pretendLogin(conn net.Conn, b []byte) error {
-	if _, _, err := read(conn, b, wire.ParseLogin); err != nil {
-		return err
+// believes nothing of it. It returns what of b comes after the login.
+func pretendLogin(conn net.Conn, b []byte) (rest []byte, err error) {
+	if _, b, err = read(conn, b, wire.ParseLogin); err != nil {
+		return nil, err
 	}
-	return send(conn, wire.LoginStatus{})
+	_, n, _ := wire.ParseLogin(b) // read has just parsed it
+	return b[n:], send(conn, wire.LoginStatus{})
 }

@@ -47,6 +47,14 @@ func (c *call) AcceptPacket() (net.PacketConn, error) {
 // keepAlive keeps a silent TCP connection known to routers on its way, and
 // finds out when the other side is gone.
 func keepAlive(conn net.Conn) {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = t.NetConn()
+	}
+	if u, ok := conn.(interface {
+		Unwrap() (net.Conn, []byte)
+	}); ok {
+		conn, _ = u.Unwrap()
+	}
 	if k, ok := conn.(interface {
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	}); ok {
@@ -74,6 +82,9 @@ type association struct {
 
 // Dropped says how many datagrams of the client, or of others, were dropped.
 func (a *association) Dropped() uint64 { return a.dropped.Load() }
+
+// Sent says how many bytes of payload have been sent to the client.
+func (a *association) Sent() int64 { return a.sock.Sent() }
 
 // watch ends the association with its TCP connection. What the client sends
 // there has no meaning.

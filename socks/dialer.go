@@ -35,8 +35,13 @@ type Dialer struct {
 	User, Password string
 
 	// ResolveNames makes the Dialer look names up by itself, as SOCKS 4
-	// without a and curl's socks5:// do. Otherwise the server does.
+	// without a and curl's socks5:// do. Otherwise the server does, and it
+	// always does so for datagrams.
 	ResolveNames bool
+
+	// Check, if not nil, is asked about every address that ResolveNames
+	// finds, as [argyle.Direct.Check] is; those that it refuses are not used.
+	Check func(ctx context.Context, network string, addr netip.AddrPort) error
 
 	// Resolver is used with ResolveNames; nil is [net.DefaultResolver].
 	Resolver *net.Resolver
@@ -132,7 +137,7 @@ func (d *Dialer) command(ctx context.Context, cmd argyle.Command, network, addre
 func (d *Dialer) connect(ctx context.Context) (conn net.Conn, err error) {
 	path, unix := strings.CutPrefix(d.Addr, "unix:")
 	switch {
-	case unix && d.Forward == nil:
+	case unix && d.isDirect():
 		conn, err = new(net.Dialer).DialContext(ctx, "unix", path)
 	case unix:
 		return nil, errors.New("a unix socket cannot be reached through another proxy")
@@ -146,6 +151,12 @@ func (d *Dialer) connect(ctx context.Context) (conn net.Conn, err error) {
 		return tls.Client(conn, d.tlsConfig()), nil
 	}
 	return conn, nil
+}
+
+// isDirect reports whether nothing stands between us and the server.
+func (d *Dialer) isDirect() bool {
+	_, direct := d.forward().(*argyle.Direct)
+	return direct
 }
 
 func (d *Dialer) forward() argyle.Dialer {
@@ -196,7 +207,16 @@ func (d *Dialer) dest(ctx context.Context, cmd argyle.Command, network, address 
 	if err != nil {
 		return dest, err
 	}
-	return argyle.Addr{IP: ips[0].Unmap(), Port: dest.Port}, nil
+	for _, ip := range ips {
+		dest = argyle.Addr{IP: ip.Unmap(), Port: dest.Port}
+		if d.Check == nil {
+			return dest, nil
+		}
+		if err = d.Check(ctx, network, dest.AddrPort()); err == nil {
+			return dest, nil
+		}
+	}
+	return dest, err
 }
 
 // interruptible runs f, whose reads and writes on conn fail when ctx ends;

@@ -56,7 +56,7 @@ func (d *Dialer) associate(ctx context.Context, control net.Conn, relay argyle.A
 // server returns the server's address: as the system sees it if there is no
 // proxy between, else as the last proxy is told it.
 func (d *Dialer) server(conn net.Conn) (argyle.Addr, error) {
-	if d.Forward == nil {
+	if d.isDirect() {
 		if ip := d.serverIP(conn); ip.IsValid() {
 			return argyle.Addr{IP: ip}, nil
 		}
@@ -76,6 +76,7 @@ type packetConn struct {
 	control net.Conn
 	relay   argyle.Addr
 	dropped atomic.Uint64
+	sent    atomic.Int64
 	frags   reassembly
 
 	// Of ReadBatch, reused.
@@ -168,13 +169,21 @@ func (p *packetConn) WriteBatch(ds []argyle.Datagram) (int, error) {
 			p.dropped.Add(1)
 		}
 	}
-	return p.batchConn.WriteBatch(w.ds)
+	n, err := p.batchConn.WriteBatch(w.ds)
+	for _, size := range w.sizes[:n] {
+		p.sent.Add(int64(size))
+	}
+	return n, err
 }
+
+// Sent says how many bytes of payload have been sent to the relay.
+func (p *packetConn) Sent() int64 { return p.sent.Load() }
 
 // wrapper puts datagrams, with their headers, into datagrams to a relay.
 type wrapper struct {
-	ds  []argyle.Datagram
-	buf []byte
+	ds    []argyle.Datagram
+	sizes []int // of the payloads
+	buf   []byte
 }
 
 var wrappers = sync.Pool{New: func() any { return new(wrapper) }}
@@ -188,13 +197,14 @@ func (w *wrapper) add(d argyle.Datagram, relay argyle.Addr) bool {
 		return false
 	}
 	w.buf = append(b, d.Payload...)
+	w.sizes = append(w.sizes, len(d.Payload))
 	w.ds = append(w.ds, argyle.Datagram{Addr: relay, Payload: w.buf[start:]})
 	return true
 }
 
 func (w *wrapper) release() {
 	clear(w.ds)
-	w.ds, w.buf = w.ds[:0], w.buf[:0]
+	w.ds, w.sizes, w.buf = w.ds[:0], w.sizes[:0], w.buf[:0]
 	wrappers.Put(w)
 }
 

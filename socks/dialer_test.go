@@ -105,6 +105,26 @@ func TestDialerNames(t *testing.T) {
 	}
 }
 
+// What a Dialer resolves itself it may only use if Check lets it.
+func TestDialerCheck(t *testing.T) {
+	requests := make(chan argyle.Request, 1)
+	var asked []netip.AddrPort
+	d := &socks.Dialer{
+		Addr: start(t, &socks.Server{Handler: recording(requests)}), ResolveNames: true,
+		Check: func(_ context.Context, _ string, addr netip.AddrPort) error {
+			asked = append(asked, addr)
+			return argyle.ErrNotAllowed
+		},
+	}
+	_, err := d.DialContext(t.Context(), "tcp", "localhost:80")
+	if !errors.Is(err, argyle.ErrNotAllowed) || len(asked) == 0 || !asked[0].Addr().IsLoopback() || asked[0].Port() != 80 {
+		t.Errorf("asked about %v: %v", asked, err)
+	}
+	if len(requests) != 0 {
+		t.Errorf("the server was asked for %v", <-requests)
+	}
+}
+
 // An upstream's REP is an error that errors.Is finds, across a chain too, and
 // reaches the next client unchanged.
 func TestDialerReplies(t *testing.T) {

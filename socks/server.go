@@ -171,8 +171,9 @@ func (s *Server) request5(ctx context.Context, conn net.Conn, identity Identity)
 	req, b, err := read(conn, nil, wire.ParseRequest)
 	if err != nil && len(b) > 0 && b[0] == 1 {
 		// Some clients send their password though none was asked for.
-		if err = pretendLogin(conn, b); err == nil {
-			req, _, err = read(conn, nil, wire.ParseRequest)
+		var rest []byte
+		if rest, err = pretendLogin(conn, b); err == nil {
+			req, _, err = read(conn, rest, wire.ParseRequest)
 		}
 	}
 	c := &call{conn: conn, version: wire.Version5}

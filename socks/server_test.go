@@ -239,6 +239,21 @@ func TestPasswordNobodyAskedFor(t *testing.T) {
 	}
 }
 
+// The same in one piece, with logins shorter than the shortest request.
+func TestPasswordNobodyAskedForPipelined(t *testing.T) {
+	dest := echo(t)
+	addr := start(t, &socks.Server{})
+	for _, login := range []string{"\x01\x00\x00", "\x01\x01a\x00", "\x01\x01a\x01b", "\x01\x02ab\x01c", "\x01\x02ab\x02cd", "\x01\x03abc\x03def"} {
+		conn := dialRaw(t, addr)
+		write(t, conn, append(append([]byte("\x05\x01\x00"+login), request5(1, dest)...), "early"...))
+		expect(t, conn, []byte{5, 0, 1, 0})
+		if rep, _ := answer5(t, conn); rep != wire.Succeeded {
+			t.Error(rep)
+		}
+		expect(t, conn, []byte("early"))
+	}
+}
+
 // Users are set: SOCKS 4 carries no password, so its USERID is no way round.
 func TestSOCKS4WhereUsersAreSet(t *testing.T) {
 	addr := start(t, &socks.Server{

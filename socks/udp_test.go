@@ -2,6 +2,7 @@ package socks_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -133,6 +134,40 @@ func TestBadDatagrams(t *testing.T) {
 	for _, b := range bad {
 		sendTo(t, conn, relay, b)
 		exchange(t, conn, relay, argyle.AddrFrom(to), to, "still here")
+	}
+}
+
+// The bytes of a session are those that went somewhere.
+func TestUDPBytes(t *testing.T) {
+	ended := make(chan *proxy.Session, 1)
+	refuse := &argyle.Direct{Check: func(_ context.Context, _ string, addr netip.AddrPort) error {
+		if addr.Port() == 9 {
+			return argyle.ErrNotAllowed
+		}
+		return nil
+	}}
+	p := &proxy.Proxy{
+		Policy: proxy.PolicyFunc(func(context.Context, *argyle.Request) (argyle.Dialer, error) { return refuse, nil }),
+		OnSession: func(s *proxy.Session) {
+			if over, _ := s.Ended(); over {
+				ended <- s
+			}
+		},
+	}
+	defer p.Close()
+	control, relay := associate(t, start(t, &socks.Server{Handler: p}))
+	conn := udpFrom(t, "127.0.0.1")
+	dest := udpEcho(t, "127.0.0.1")
+	exchange(t, conn, relay, argyle.AddrFrom(dest), dest, "1234")
+	sendTo(t, conn, relay, datagram(t, 0, argyle.AddrFrom(netip.MustParseAddrPort("127.0.0.1:9")), "refused"))
+	sendTo(t, conn, relay, datagram(t, 0, argyle.Addr{Name: "localhost", Port: 9}, "refused, too"))
+	sendTo(t, conn, relay, datagram(t, 0, argyle.Addr{Name: "localhost", Port: dest.Port()}, "by name"))
+	if _, got := receive(t, conn, relay); got != "by name" {
+		t.Error(got)
+	}
+	control.Close()
+	if up, down := (<-ended).Bytes(); up != 4+7 || down != 4+7 {
+		t.Errorf("up %d, down %d", up, down)
 	}
 }
 

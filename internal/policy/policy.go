@@ -29,19 +29,24 @@ type Policy struct {
 	// which only the Resolver counts: its Check is ours.
 	Upstream argyle.Dialer
 
+	// UpstreamRemote is the same way for clients that must not reach
+	// private addresses; it asks CheckPublic about what it resolves itself.
+	// nil stands for Upstream.
+	UpstreamRemote argyle.Dialer
+
 	// The ways out without an upstream; their Check sees what a name means.
 	local, remote argyle.Direct
 }
 
-// New completes p.
-func New(p Policy) *Policy {
+// New returns a copy of from that is complete.
+func New(from Policy) *Policy {
+	p := &from
 	if direct, ok := p.Upstream.(*argyle.Direct); ok {
 		p.Upstream = nil
 		p.local.Resolver, p.remote.Resolver = direct.Resolver, direct.Resolver
 	}
-	p.local.Check = func(_ context.Context, _ string, addr netip.AddrPort) error { return p.checkOwn(addr) }
-	p.remote.Check = func(_ context.Context, _ string, addr netip.AddrPort) error { return p.checkPublic(addr) }
-	return &p
+	p.local.Check, p.remote.Check = p.CheckOwn, p.CheckPublic
+	return p
 }
 
 // Route returns the way out for req, or an error that is [argyle.ErrNotAllowed].
@@ -55,8 +60,10 @@ func (p *Policy) Route(_ context.Context, req *argyle.Request) (argyle.Dialer, e
 		return nil, err
 	}
 	switch {
-	case p.Upstream != nil:
+	case p.Upstream != nil && (trusted || p.UpstreamRemote == nil):
 		return p.Upstream, nil
+	case p.Upstream != nil:
+		return p.UpstreamRemote, nil
 	case trusted:
 		return &p.local, nil
 	}
@@ -85,6 +92,17 @@ func (p *Policy) checkDest(req *argyle.Request, trusted bool) error {
 		return p.checkOwn(req.Dest.AddrPort())
 	}
 	return p.checkPublic(req.Dest.AddrPort())
+}
+
+// CheckOwn refuses the proxy's own listeners. It has the form of
+// [argyle.Direct.Check].
+func (p *Policy) CheckOwn(_ context.Context, _ string, addr netip.AddrPort) error {
+	return p.checkOwn(addr)
+}
+
+// CheckPublic refuses private addresses, too.
+func (p *Policy) CheckPublic(_ context.Context, _ string, addr netip.AddrPort) error {
+	return p.checkPublic(addr)
 }
 
 func (p *Policy) checkOwn(addr netip.AddrPort) error {

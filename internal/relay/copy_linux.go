@@ -251,11 +251,39 @@ func queued(rc syscall.RawConn) (n int) {
 		if n == 0 {
 			return
 		}
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.State == tcpClose {
+		if isClosed(fd) {
 			n = 0
 		}
 	})
 	return n
+}
+
+// gone reports whether a TCP connection was broken off by its other side. One
+// that has ended in order, as far as it has been read, may be closed as well:
+// only the error that waits there tells them apart. EPIPE is a reset after the
+// end in order.
+func gone(conn net.Conn) (broken bool) {
+	tcp, ok := bare(conn).(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	rc, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = rc.Control(func(fd uintptr) {
+		if !isClosed(fd) {
+			return // an error may wait, such as that of a lost route, but it will pass
+		}
+		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		broken = err == nil && errno != 0 && errno != int(unix.EPIPE)
+	})
+	return broken
+}
+
+func isClosed(fd uintptr) bool {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err != nil || info.State == tcpClose
 }
 
 const tcpClose = 7 // TCP_CLOSE of the kernel's tcp_states.h

@@ -353,3 +353,99 @@ func TestNothingLeft(t *testing.T) {
 		}
 	})
 }
+
+// looked makes the pair look at itself, as it does from time to time.
+func (j *joined) looked() { j.watch() }
+
+// A side that breaks off while nobody reads of it, since the other side takes
+// nothing, is noticed.
+func TestResetUnread(t *testing.T) {
+	overBoth(t, smallBuffers, func(t *testing.T, from, to kind, j *joined, fromClient bool) {
+		if from.name == "memory" || !from.resets {
+			return // there is nothing to look at
+		}
+		c, other, moved := j.ends(fromClient)
+		smallBuffer(other)
+		c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		n, _ := c.Write(make([]byte, 16<<20)) // until nothing goes any more
+		moved(t, 1)
+		breakOff(c)
+		if !poll(func() bool {
+			j.looked()
+			select {
+			case <-j.done:
+				return true
+			default:
+				return false
+			}
+		}) {
+			t.Fatalf("not noticed after %d bytes", n)
+		}
+		if err := j.wait(t); !reset(err) {
+			t.Errorf("Done got %v", err)
+		}
+		if got, err := io.Copy(io.Discard, other); to.resets && !reset(err) {
+			t.Errorf("after %d of %d bytes: %v, want a reset", got, n, err)
+		}
+	})
+}
+
+// A connection that has ended in order both ways is not one that broke off,
+// though a slow reader still waits for the rest.
+func TestSlowReaderAfterTheEnd(t *testing.T) {
+	overBoth(t, smallBuffers, func(t *testing.T, from, to kind, j *joined, fromClient bool) {
+		if from.name != "tcp" {
+			return
+		}
+		c, other, moved := j.ends(fromClient)
+		smallBuffer(other)
+		together(t, other.CloseWrite, func() error { return receive(c, nil) })
+		b := noise(1 << 20)
+		sent := make(chan error, 1)
+		go func() { sent <- send(c, b) }()
+		near := j.Client
+		if !fromClient {
+			near = j.Upstream
+		}
+		moved(t, 1)
+		// As much as the kernels take is read, so that the end can arrive
+		// while something is still stuck.
+		head := 0
+		piece := make([]byte, 10_000)
+		for !ended(t, near.(*net.TCPConn)) && head < len(b)-2*len(piece) {
+			n, err := io.ReadFull(other, piece)
+			if err != nil || string(piece[:n]) != string(b[head:head+n]) {
+				t.Fatalf("after %d bytes: %v", head, err)
+			}
+			head += n
+			j.looked()
+		}
+		j.looked()
+		if err := receive(other, b[head:]); err != nil {
+			t.Error(err)
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		if err := j.wait(t); err != nil {
+			t.Errorf("Done got %v", err)
+		}
+	})
+}
+
+// ended reports whether a connection has ended both ways.
+func ended(t testing.TB, c *net.TCPConn) bool {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state uint8
+	if err := rc.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			state = info.State
+		}
+	}); err != nil {
+		return true // closed by us
+	}
+	return state == tcpClose
+}

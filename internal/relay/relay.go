@@ -78,19 +78,34 @@ func (p *Pair) watch() {
 		keepAlive(p.up.src)
 		keepAlive(p.down.src)
 	}
+	if p.up.stuck() || p.down.stuck() {
+		p.reset.Store(true)
+		p.stop(syscall.ECONNRESET)
+		return
+	}
+	if p.limit() == 0 {
+		p.watchdog.Reset(lookInterval)
+	}
 	for limit := p.limit(); limit > 0; {
 		rest := limit - (time.Since(clock) - time.Duration(p.active.Load()))
 		if rest <= 0 {
 			p.stop(ErrIdle)
 			return
 		}
-		p.watchdog.Reset(rest)
+		p.watchdog.Reset(min(rest, lookInterval))
 		before := limit
 		if limit = p.limit(); limit == before {
 			return
 		}
 	}
 }
+
+// lookInterval is how often a session is looked at in any case.
+const lookInterval = 30 * time.Second
+
+// stuck reports whether a write waits for dst while src, which nobody reads
+// meanwhile, has broken off: what was read of it has nowhere to go.
+func (h *half) stuck() bool { return h.writing.Load() && gone(h.src) }
 
 // brokenTime is how long the rest of a session may move no byte after a side
 // has broken off: what that side sent before it went is still on its way.

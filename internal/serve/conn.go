@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Unread returns a connection that reads b before what conn still has. If b is
@@ -107,6 +108,23 @@ func (c *fedConn) Close() error {
 		c.handshake.remove(false)
 	}
 	return c.Conn.Close()
+}
+
+// SetReadDeadline sets the deadline for reads, which during the handshake is
+// not later than the handshake's.
+func (c *fedConn) SetReadDeadline(t time.Time) error {
+	if c.handshake != nil {
+		t = c.handshake.bound(t)
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetDeadline sets both deadlines.
+func (c *fedConn) SetDeadline(t time.Time) error {
+	if err := c.Conn.SetWriteDeadline(t); err != nil {
+		return err
+	}
+	return c.SetReadDeadline(t)
 }
 
 // CloseWrite ends the write side: http.Server does so to end a connection

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type handshake struct {
 	server  *Server
 	conn    net.Conn
 	inbound string
+
+	deadline atomic.Pointer[time.Time] // of the handshake; nil for none
 
 	// Guarded by server.mu.
 	fed        bool    // another server goes on with the handshake
@@ -42,8 +45,24 @@ func Inbound(ctx context.Context) string {
 
 func (h *handshake) established() {
 	if h.remove(false) {
+		h.deadline.Store(nil)
 		_ = h.conn.SetReadDeadline(time.Time{})
 	}
+}
+
+// limit sets the deadline of the handshake.
+func (h *handshake) limit(deadline time.Time) {
+	h.deadline.Store(&deadline)
+	_ = h.conn.SetReadDeadline(deadline)
+}
+
+// bound returns t, or the handshake's deadline if that comes first.
+func (h *handshake) bound(t time.Time) time.Time {
+	deadline := h.deadline.Load()
+	if deadline != nil && (t.IsZero() || t.After(*deadline)) {
+		return *deadline
+	}
+	return t
 }
 
 // leave is called when Handle has returned.

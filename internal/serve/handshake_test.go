@@ -117,6 +117,63 @@ func TestNoHandshake(t *testing.T) {
 	}
 }
 
+// Another server's deadlines do not outlast the handshake's.
+func TestFedDeadlineIsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		feed := NewFeed(nil)
+		s := &Server{Handle: func(ctx context.Context, conn net.Conn) { feed.Put(ctx, conn) }}
+		ln := newMemory()
+		wait := run(s, ln)
+		began := time.Now()
+		client := ln.dial("192.0.2.1:1")
+		conn, err := feed.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, set := range []func(time.Time) error{conn.SetReadDeadline, conn.SetDeadline} {
+			for _, d := range []time.Time{{}, began.Add(time.Hour)} {
+				if err := set(d); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != DefaultTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		Established(ConnContext(t.Context(), conn))
+		if err := conn.SetReadDeadline(began.Add(time.Minute)); err != nil {
+			t.Error(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		conn.Close()
+		client.Close()
+		s.Close()
+		_ = wait()
+	})
+}
+
+// Shutdown does not wait for who has said nothing.
+func TestShutdownCutsHandshakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Handle: func(_ context.Context, conn net.Conn) {
+			_, _ = conn.Read(make([]byte, 1))
+			conn.Close()
+		}}
+		ln := newMemory()
+		wait := run(s, ln)
+		client := ln.dial("192.0.2.1:1")
+		synctest.Wait()
+		began := time.Now()
+		if err := s.Shutdown(t.Context()); err != nil || time.Since(began) > lastCall {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		client.Close()
+		_ = wait()
+	})
+}
+
 func TestMaxHandshakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log journal

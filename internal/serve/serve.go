@@ -130,7 +130,7 @@ func (s *Server) start(ln net.Listener, conn net.Conn) {
 		defer h.leave()
 		defer s.survive(conn)
 		if timeout := s.timeout(); timeout > 0 {
-			_ = conn.SetReadDeadline(time.Now().Add(timeout))
+			h.limit(time.Now().Add(timeout))
 		}
 		s.Handle(context.WithValue(s.base, handshakeKey{}, h), conn)
 	}()
@@ -198,7 +198,14 @@ func (s *Server) stop() {
 	for ln := range s.listeners {
 		ln.Close()
 	}
+	// Who has not said yet what he wants is no session to wait for.
+	for h := range s.pending.all() {
+		h.limit(time.Now().Add(lastCall))
+	}
 }
+
+// lastCall is the time that a handshake has after Shutdown.
+const lastCall = 500 * time.Millisecond
 
 // inboundName is what rules and logs call a listener: its own name if it has
 // one, else its address.

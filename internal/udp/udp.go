@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // A Message is one datagram and its far end. On the way out it is Head
@@ -30,7 +31,11 @@ const maxMessage = 1 << 16
 type Conn struct {
 	*net.UDPConn
 	sys
+	sent atomic.Int64
 }
+
+// Sent says how many bytes of payload WriteBatch has sent, heads apart.
+func (c *Conn) Sent() int64 { return c.sent.Load() }
 
 // New makes a Conn of a socket.
 func New(c *net.UDPConn) (*Conn, error) {

@@ -50,6 +50,7 @@ type batch struct {
 
 	next, n int // messages next to n are still to be sent
 	sent    int
+	size    int64 // payload of those
 	errno   syscall.Errno
 	buf     *[batchSize * maxMessage]byte
 
@@ -139,6 +140,7 @@ func (c *Conn) WriteBatch(ms []Message) (int, error) {
 		b.fill(ms[:n], c.v6)
 		err := c.raw.Write(b.write)
 		sent += b.sent
+		c.sent.Add(b.size)
 		if err != nil && fatal(err) {
 			return sent, err
 		}
@@ -148,7 +150,7 @@ func (c *Conn) WriteBatch(ms []Message) (int, error) {
 }
 
 func (b *batch) fill(ms []Message, v6 bool) {
-	b.next, b.n, b.sent = 0, 0, 0
+	b.next, b.n, b.sent, b.size = 0, 0, 0, 0
 	for i := range ms {
 		m := &ms[i]
 		namelen := putAddr(&b.names[b.n], m.Addr, v6)
@@ -173,6 +175,9 @@ func (b *batch) send(fd uintptr) bool {
 		n, errno := mmsg(unix.SYS_SENDMMSG, fd, b.hdrs[b.next:b.n])
 		switch errno {
 		case 0:
+			for i := range n {
+				b.size += int64(b.iovs[b.next+i][1].Len)
+			}
 			b.next += n
 			b.sent += n
 		case unix.EAGAIN:

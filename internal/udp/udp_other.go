@@ -42,6 +42,7 @@ func (c *Conn) WriteBatch(ms []Message) (int, error) {
 		n += copy(buf[n:], m.Payload)
 		if _, err := c.WriteToUDPAddrPort(buf[:n], m.Addr); err == nil {
 			sent++
+			c.sent.Add(int64(len(m.Payload)))
 		} else if fatal(err) {
 			return sent, err
 		}

@@ -4,11 +4,13 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -21,12 +23,28 @@ import (
 )
 
 // Chain returns the way out through all the proxies, the nearest first.
-func Chain(urls []string) (argyle.Dialer, error) {
-	var way argyle.Dialer = &argyle.Direct{}
+func Chain(urls []string) (argyle.Dialer, error) { return Checks{}.Chain(urls) }
+
+// A Check looks at an address, as [argyle.Direct.Check] does.
+type Check = func(ctx context.Context, network string, addr netip.AddrPort) error
+
+// Checks are asked about the addresses that a way out uses by itself; nil
+// allows all.
+type Checks struct {
+	First Check // about the first proxy's
+	Dest  Check // about those of names, where a proxy's scheme says that we resolve them
+}
+
+// Chain is [Chain] with the checks built in.
+func (c Checks) Chain(urls []string) (argyle.Dialer, error) {
+	var way argyle.Dialer = &argyle.Direct{Check: c.First}
 	for _, u := range urls {
 		next, err := Parse(u, way)
 		if err != nil {
 			return nil, err
+		}
+		if s, ok := next.(*socks.Dialer); ok {
+			s.Check = c.Dest
 		}
 		way = next
 	}
@@ -199,10 +217,11 @@ func (u *proxyURL) dialer(forward argyle.Dialer) (argyle.Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if direct, ok := forward.(*argyle.Direct); ok && direct.Check == nil && direct.Resolver == nil {
-		forward = nil // so that unix sockets can be reached
+	unix := strings.HasPrefix(u.addr, "unix:")
+	if direct, ok := forward.(*argyle.Direct); ok && (unix || direct.Check == nil && direct.Resolver == nil) {
+		forward = nil // what it would do anyway
 	}
-	if forward != nil && strings.HasPrefix(u.addr, "unix:") {
+	if forward != nil && unix {
 		return nil, errors.New("a unix socket cannot be reached through another proxy")
 	}
 	d := &socks.Dialer{Addr: u.addr, Forward: forward, User: u.user, Password: u.password, TLS: config}
