@@ -41,7 +41,7 @@ func AddrOf(a net.Addr) Addr {
 		return AddrFrom(a.AddrPort())
 	case *net.UDPAddr:
 		return AddrFrom(a.AddrPort())
-	case nil:
+	case nil, *net.UnixAddr: // whose path may look like anything
 		return Addr{}
 	}
 	addr, err := ParseAddr(a.String())

@@ -109,9 +109,9 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 	case err == nil || s.Log == nil:
 	case errors.Is(err, ErrLogin):
 		// What an operator, or a program that bans addresses, looks for.
-		s.Log.Warn("login refused", "client", conn.RemoteAddr(), "err", err)
+		s.Log.Warn("login refused", "client", conn.RemoteAddr().String(), "err", err)
 	default:
-		s.Log.Debug("handshake ended", "client", conn.RemoteAddr(), "err", err)
+		s.Log.Debug("handshake ended", "client", conn.RemoteAddr().String(), "err", err)
 	}
 }
 
@@ -216,7 +216,7 @@ func (s *Server) call(ctx context.Context, c *call, req argyle.Request) {
 	if err := c.normalise(); err != nil {
 		c.Reject(err)
 		if s.Log != nil {
-			s.Log.Info("request refused", "client", c.request.Client, "cmd", c.request.Command, "err", err)
+			s.Log.Info("request refused", "client", c.request.Client.String(), "cmd", c.request.Command.String(), "err", err)
 		}
 		return
 	}

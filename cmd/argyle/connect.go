@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -86,11 +87,18 @@ func wayTo(proxies []string, dest argyle.Addr) (argyle.Dialer, error) {
 	if noProxy(firstEnv("NO_PROXY", "no_proxy"), dest) {
 		return &argyle.Direct{}, nil
 	}
-	way, err := upstream.Chain(proxies)
-	if err != nil {
-		return nil, &usageError{err}
+	return chain(proxies, upstream.Checks{})
+}
+
+// chain returns the way out through all the proxies. A wrong URL is a wrong
+// command line; a file in it that cannot be read is not.
+func chain(proxies []string, checks upstream.Checks) (argyle.Dialer, error) {
+	way, err := checks.Chain(proxies)
+	var file *fs.PathError
+	if err != nil && !errors.As(err, &file) {
+		err = &usageError{err}
 	}
-	return way, nil
+	return way, err
 }
 
 func firstEnv(names ...string) string {
@@ -114,13 +122,15 @@ func connect(ctx context.Context, way argyle.Dialer, dest argyle.Addr, timeout t
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	err = carry(conn, os.Stdin, os.Stdout)
-	if ctx.Err() != nil {
+	done := make(chan error, 1)
+	go func() { done <- carry(conn, os.Stdin, os.Stdout) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		// It may be writing to somebody who does not read: not to be waited for.
 		return errors.New("interrupted")
 	}
-	return err
 }
 
 // carry copies both ways until both have ended: the end of in becomes the end
@@ -132,12 +142,22 @@ func carry(conn net.Conn, in, out *os.File) error {
 	_, err := io.Copy(out, conn)
 	out.Close()
 	if err != nil {
-		return fmt.Errorf("receive: %w", err)
+		return fmt.Errorf("receive: %w", cause(err))
 	}
 	if term.IsTerminal(int(in.Fd())) {
 		return nil
 	}
 	return <-up
+}
+
+// cause returns the system's error in err. What splice puts around it blames
+// standard output for what the network did.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // send copies in to conn, and ends conn's write side after it. That conn is
@@ -148,7 +168,7 @@ func send(conn net.Conn, in io.Reader) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("send: %w", err)
+		return fmt.Errorf("send: %w", cause(err))
 	}
 	if w, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite() // fails where the other side has closed

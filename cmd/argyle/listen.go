@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,10 @@ func listenAll(specs []string) (all []net.Listener, err error) {
 		specs = defaultListeners
 	}
 	for i, spec := range specs {
+		if strings.HasPrefix(spec, "systemd:") && slices.Contains(specs[:i], spec) {
+			closeAll(all)
+			return nil, usagef("--listen %s is there twice", spec) // its descriptors have been taken
+		}
 		lns, err := listen(spec)
 		if optional && i > 0 && noFamily(err) {
 			continue
@@ -64,9 +69,13 @@ func listen(spec string) ([]net.Listener, error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return nil, usagef("--listen %q: port %q is not a number from 0 to 65535", spec, port)
 	}
+	network := "tcp"
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+		network = "tcp4" // with tcp, 0.0.0.0 would be every IPv6 address too
+	}
 	// Keepalives are the relay's business, for sessions that last.
 	config := net.ListenConfig{KeepAlive: -1}
-	ln, err := config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
+	ln, err := config.Listen(context.Background(), network, net.JoinHostPort(host, port))
 	if err != nil {
 		return nil, fmt.Errorf("--listen %s: %w", spec, err)
 	}

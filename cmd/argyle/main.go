@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,12 +26,22 @@ func run(args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "argyle: %v\n", err)
+	fmt.Fprintf(os.Stderr, "argyle: %s\n", oneLine(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		return 2
 	}
 	return 1
+}
+
+// oneLine returns the first of the errors that err joins, and says how many
+// there are besides.
+func oneLine(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	if len(lines) == 1 {
+		return lines[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", lines[0], len(lines)-1)
 }
 
 // usageError is a wrong command line.
@@ -71,7 +82,24 @@ func rootCommand() *cobra.Command {
 		passwdCommand(),
 		versionCommand(),
 	)
+	checkHelp(root)
 	return root
+}
+
+// checkHelp makes help for what does not exist an error; cobra's is content.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		panic(err) // it has just been made
+	}
+	help.Args = arguments(func(_ *cobra.Command, args []string) error {
+		cmd, rest, err := root.Find(args)
+		if err != nil {
+			return err
+		}
+		return cobra.NoArgs(cmd, rest)
+	})
 }
 
 // commonFlags are those that every subcommand has.

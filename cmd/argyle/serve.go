@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
 	"github.com/argyle-socks/argyle/internal/policy"
 	"github.com/argyle-socks/argyle/internal/serve"
@@ -106,13 +107,11 @@ func newService(log *slog.Logger, common *commonFlags, f *serveFlags) (*service,
 		return nil, err
 	}
 	own := new(policy.Listeners)
-	rules := policy.Policy{Clients: networks, AllowPrivate: f.allowPrivate, Own: own.Contains}
-	if len(common.proxies) > 0 {
-		if rules.Upstream, err = upstream.Chain(common.proxies); err != nil {
-			return nil, &usageError{err}
-		}
+	rules := policy.New(policy.Policy{Clients: networks, AllowPrivate: f.allowPrivate, Own: own.Contains})
+	if err := setUpstream(rules, common.proxies); err != nil {
+		return nil, err
 	}
-	s.proxy = &proxy.Proxy{Policy: policy.New(rules), Log: log}
+	s.proxy = &proxy.Proxy{Policy: rules, Log: log}
 	s.makeServers(f)
 	if s.listeners, err = listenAll(f.listen); err != nil {
 		return nil, err
@@ -125,6 +124,23 @@ func newService(log *slog.Logger, common *commonFlags, f *serveFlags) (*service,
 		return nil, err
 	}
 	return s, nil
+}
+
+// setUpstream makes the way out of the flags, twice: what it resolves by itself
+// is looked at as the client deserves, and its first proxy is never ourselves.
+func setUpstream(rules *policy.Policy, proxies []string) (err error) {
+	if len(proxies) == 0 {
+		return nil
+	}
+	rules.Upstream, err = chain(proxies, upstream.Checks{First: rules.CheckOwn, Dest: rules.CheckOwn})
+	if err != nil {
+		return err
+	}
+	rules.UpstreamRemote, err = chain(proxies, upstream.Checks{First: rules.CheckOwn, Dest: rules.CheckPublic})
+	if _, direct := rules.Upstream.(*argyle.Direct); direct {
+		rules.Upstream, rules.UpstreamRemote = nil, nil // the policy's own are right
+	}
+	return err
 }
 
 // refuseOpenRelay fails if anybody on the network could use the proxy and
@@ -246,7 +262,9 @@ func (s *service) shutdown(drain time.Duration, signals <-chan os.Signal) {
 			}
 		}
 	}()
-	err := errors.Join(s.socks.Shutdown(ctx), s.http.Shutdown(ctx), s.proxy.Shutdown(ctx))
+	web := make(chan error, 1)
+	go func() { web <- s.http.Shutdown(ctx) }()
+	err := errors.Join(s.socks.Shutdown(ctx), <-web, s.proxy.Shutdown(ctx))
 	s.feed.Close()
 	s.http.Close()
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 )
 
@@ -51,35 +50,14 @@ func (s *service) watchFiles(ctx context.Context) {
 func (s *service) watchTLS(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	files := []string{s.tls.cert, s.tls.key, s.tls.clientCA}
-	before := stamps(files)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := stamps(files)
-		if now == before {
-			continue
-		}
-		before = now
-		s.reloaded("certificate", s.tls.Reload())
-	}
-}
-
-// stamp is what tells that a file has changed.
-type stamp struct {
-	size int64
-	time time.Time
-}
-
-// stamps returns the stamps of up to three files.
-func stamps(files []string) (all [3]stamp) {
-	for i, name := range files {
-		if info, err := os.Stat(name); err == nil {
-			all[i] = stamp{info.Size(), info.ModTime()}
+		if s.tls.changed() {
+			s.reloaded("certificate", s.tls.Reload())
 		}
 	}
-	return all
 }

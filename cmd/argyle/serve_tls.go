@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // tlsRecord is the first byte of a TLS handshake.
@@ -18,6 +20,9 @@ type tlsFiles struct {
 	cert, key, clientCA string
 	users               bool // clients without a certificate may use a password
 	config              atomic.Pointer[tls.Config]
+
+	mu   sync.Mutex // one reload at a time
+	seen [3]stamp   // the files when they were last read, good or bad
 }
 
 // openTLS reads the files that the flags name; nil if they name none.
@@ -32,8 +37,34 @@ func openTLS(f *serveFlags) (*tlsFiles, error) {
 	return t, t.Reload()
 }
 
+// stamp is what tells that a file has changed.
+type stamp struct {
+	size int64
+	time time.Time
+}
+
+// stamps returns the stamps of the files; that of an absent one is zero.
+func (t *tlsFiles) stamps() (all [3]stamp) {
+	for i, name := range []string{t.cert, t.key, t.clientCA} {
+		if info, err := os.Stat(name); err == nil {
+			all[i] = stamp{info.Size(), info.ModTime()}
+		}
+	}
+	return all
+}
+
+// changed reports whether a file is not what the last reload saw.
+func (t *tlsFiles) changed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stamps() != t.seen
+}
+
 // Reload reads the files again. On an error the configuration stays as it was.
 func (t *tlsFiles) Reload() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen = t.stamps() // before they are read, so that a change meanwhile is one
 	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
 	if err != nil {
 		return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", t.cert, t.key, err)
@@ -61,7 +92,7 @@ func (t *tlsFiles) Reload() error {
 func (s *service) serveTLS(ctx context.Context, conn net.Conn) {
 	inside := tls.Server(conn, s.tls.config.Load())
 	if err := inside.HandshakeContext(ctx); err != nil {
-		s.log.Debug("TLS handshake failed", "client", conn.RemoteAddr(), "err", err)
+		s.log.Debug("TLS handshake failed", "client", conn.RemoteAddr().String(), "err", err)
 		conn.Close()
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/argyle-socks/argyle"
 )
@@ -80,6 +81,8 @@ func (p *Policy) serves(client netip.Addr) bool {
 func (p *Policy) checkDest(req *argyle.Request, trusted bool) error {
 	ip := req.Dest.IP
 	switch {
+	case !ip.IsValid() && !trusted && isLocalhost(req.Dest.Name):
+		return refuse("%s is loopback", req.Dest.Name)
 	case !ip.IsValid():
 		return nil
 	case req.Command == argyle.Bind && ip.IsUnspecified():
@@ -92,6 +95,13 @@ func (p *Policy) checkDest(req *argyle.Request, trusted bool) error {
 		return p.checkOwn(req.Dest.AddrPort())
 	}
 	return p.checkPublic(req.Dest.AddrPort())
+}
+
+// isLocalhost reports whether name is one that every resolver should take for
+// loopback (RFC 6761, section 6.3), so that it need not be resolved to know.
+func isLocalhost(name string) bool {
+	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	return name == "localhost" || strings.HasSuffix(name, ".localhost")
 }
 
 // CheckOwn refuses the proxy's own listeners. It has the form of

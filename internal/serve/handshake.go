@@ -90,7 +90,7 @@ func (h *handshake) remove(unlessFed bool) bool {
 // cut ends a handshake to make room for another.
 func (h *handshake) cut() {
 	if h.server.Log != nil {
-		h.server.Log.Debug("handshake cut to make room", "client", h.conn.RemoteAddr())
+		h.server.Log.Debug("handshake cut to make room", "client", h.conn.RemoteAddr().String())
 	}
 	h.conn.Close()
 }

@@ -144,7 +144,7 @@ func (s *Server) survive(conn net.Conn) {
 	}
 	conn.Close()
 	if s.Log != nil {
-		s.Log.Error("panic while serving", "client", conn.RemoteAddr(), "panic", v, "stack", string(debug.Stack()))
+		s.Log.Error("panic while serving", "client", conn.RemoteAddr().String(), "panic", v, "stack", string(debug.Stack()))
 	}
 }
 
