@@ -182,7 +182,6 @@ func TestListenTimeout(t *testing.T) {
 		}}
 		began := time.Now()
 		call := newCall(argyle.Bind)
-		new(proxy.Proxy).ServeCall(canceled(t), newCall(argyle.Bind)) // a context that has ended is heeded
 		(&proxy.Proxy{Policy: via(out)}).ServeCall(t.Context(), call)
 		if err := <-call.rejected; !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(began))
@@ -190,10 +189,35 @@ func TestListenTimeout(t *testing.T) {
 	})
 }
 
-func canceled(t *testing.T) context.Context {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	return ctx
+// A session that moves no byte ends in its time.
+func TestIdle(t *testing.T) {
+	for idle, want := range map[time.Duration]time.Duration{0: time.Hour, time.Minute: time.Minute, -1: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			far, upstream := net.Pipe()
+			p := &proxy.Proxy{Idle: idle, Policy: via(&fakeDialer{dial: func(context.Context) (net.Conn, error) { return upstream, nil }})}
+			journal := follow(p)
+			call := newCall(argyle.Connect)
+			client, near := net.Pipe()
+			call.conn = near
+			began := time.Now()
+			p.ServeCall(t.Context(), call)
+			if want == 0 {
+				<-time.After(1000 * time.Hour)
+				client.Close()
+				far.Close()
+			}
+			if err := p.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			_, err := journal.all[0].Ended()
+			if want > 0 && (err == nil || err.Error() != "idle for too long" || time.Since(began) != want) {
+				t.Errorf("Idle %v: %v after %v", idle, err, time.Since(began))
+			}
+			if want == 0 && err != nil {
+				t.Errorf("Idle %v: %v", idle, err)
+			}
+		})
+	}
 }
 
 // Where an answer fails, nothing else is said and nothing stays open.
@@ -307,7 +331,7 @@ func TestSessionClose(t *testing.T) {
 			return call
 		},
 	}
-	for what, close := range cut {
+	for what, end := range cut {
 		for step, prepare := range steps {
 			t.Run(step+" by "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -320,7 +344,7 @@ func TestSessionClose(t *testing.T) {
 						p.ServeCall(t.Context(), call)
 					}()
 					<-time.After(time.Hour)
-					close(p)
+					end(p)
 					<-done
 					synctest.Wait()
 					if len(journal.text) != 2 {

@@ -179,7 +179,7 @@ func openTCP(t testing.TB) (conn, net.Conn) {
 }
 
 func openUnix(t testing.TB) (conn, net.Conn) {
-	dir, err := os.MkdirTemp("", "relay") // that of the test may be too long for a socket
+	dir, err := os.MkdirTemp("", "relay") //nolint:usetesting // that of the test may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
