@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/argyle-socks/argyle/internal/serve"
 )
 
 // refuse answers with a status and a line that says why, and ends the
@@ -54,5 +56,5 @@ func lastAnswer(w http.ResponseWriter, r *http.Request, status int, header http.
 		conn.Close()
 		return
 	}
-	finish(conn)
+	serve.Finish(conn)
 }

@@ -1,11 +1,9 @@
 package httpconnect
 
 import (
-	"io"
 	"net"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/argyle-socks/argyle/internal/serve"
 )
@@ -38,20 +36,6 @@ func hijack(w http.ResponseWriter) (net.Conn, error) {
 	return serve.Unread(inner, slices.Concat(ahead, unread)), nil
 }
 
-// finish ends a connection so that the client reads the last answer: closing a
-// socket that has unread bytes would send a reset, which overtakes it.
-func finish(conn net.Conn) {
-	defer conn.Close()
-	inner, _ := bare(conn)
-	w, ok := inner.(interface{ CloseWrite() error })
-	if !ok || w.CloseWrite() != nil {
-		return
-	}
-	if conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-		_, _ = io.CopyN(io.Discard, conn, lingerBytes)
-	}
-}
-
 // resetOnClose makes the coming Close a reset. It tells an HTTP/1.0 client, for
 // whom an answer ends with the connection, that this one is not complete.
 func resetOnClose(conn net.Conn) {
@@ -63,8 +47,5 @@ func resetOnClose(conn net.Conn) {
 	}
 }
 
-// How long, and for how many bytes, a refused client may go on speaking.
-const (
-	lingerTime  = 2 * time.Second
-	lingerBytes = 256 << 10
-)
+// lingerTime is how long a refused client may go on speaking.
+const lingerTime = serve.LingerTime

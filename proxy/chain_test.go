@@ -430,19 +430,36 @@ func TestDatagramsThrough(t *testing.T) {
 		exchange(t, conn, four, nil)
 		exchange(t, conn, six, noise(1400))
 		exchange(t, conn, four, noise(60_000)) // T31
-		// One association in every proxy, which counts.
+		// One association in every proxy, which counts. The last datagram may
+		// be here before it has been counted there.
 		for i, p := range proxies {
-			found := 0
-			for s := range p.Sessions() {
-				if up, down := s.Bytes(); s.Request().Command == argyle.Associate && up >= 61_400 && down >= 61_400 {
-					found++
+			counted := func() (found int) {
+				for s := range p.Sessions() {
+					if up, down := s.Bytes(); s.Request().Command == argyle.Associate && up >= 61_400 && down >= 61_400 {
+						found++
+					}
 				}
+				return found
 			}
-			if found != 1 {
-				t.Errorf("proxy %d has %d associations", i, found)
+			if !poll(func() bool { return counted() == 1 }) {
+				t.Errorf("proxy %d has %d associations", i, counted())
 			}
 		}
 	})
+}
+
+// poll waits until cond holds. It reports false if it never does.
+func poll(cond func() bool) bool {
+	deadline := time.Now().Add(10 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		<-tick.C
+	}
+	return true
 }
 
 // T26: what goes wrong with a datagram concerns that datagram.

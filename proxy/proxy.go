@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,7 +113,7 @@ func (p *Proxy) ServeCall(ctx context.Context, call argyle.Call) {
 
 // connect is CONNECT: dial, answer, relay.
 func (p *Proxy) connect(ctx context.Context, s *Session) error {
-	upstream, err := p.dial(ctx, s)
+	upstream, err := reach(ctx, s, argyle.Dialer.DialContext)
 	if err != nil {
 		return s.reject(err)
 	}
@@ -127,20 +126,9 @@ func (p *Proxy) connect(ctx context.Context, s *Session) error {
 	return nil
 }
 
-func (p *Proxy) dial(ctx context.Context, s *Session) (net.Conn, error) {
-	ctx, cancel := s.bound(ctx, p.DialTimeout, dialTimeout)
-	defer cancel()
-	req := s.Request()
-	dialer, err := p.route(ctx, s, req)
-	if err != nil {
-		return nil, err
-	}
-	return dialer.DialContext(ctx, "tcp", req.Dest.String())
-}
-
 // bind is BIND: listen, answer, wait for the peer, answer again, relay.
 func (p *Proxy) bind(ctx context.Context, s *Session) error {
-	ln, err := p.listen(ctx, s)
+	ln, err := reach(ctx, s, argyle.Dialer.Listen)
 	if err != nil {
 		return s.reject(err)
 	}
@@ -154,15 +142,17 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 	return nil
 }
 
-func (p *Proxy) listen(ctx context.Context, s *Session) (net.Listener, error) {
-	ctx, cancel := s.bound(ctx, p.DialTimeout, dialTimeout)
+// reach finds the way out for a session and takes it, within the time of a dial.
+func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, context.Context, string, string) (T, error)) (T, error) {
+	ctx, cancel := s.bound(ctx, s.proxy.DialTimeout, dialTimeout)
 	defer cancel()
 	req := s.Request()
-	dialer, err := p.route(ctx, s, req)
+	dialer, err := s.proxy.route(ctx, s, req)
 	if err != nil {
-		return nil, err
+		var nothing T
+		return nothing, err
 	}
-	return dialer.Listen(ctx, "tcp", req.Dest.String())
+	return take(dialer, ctx, "tcp", req.Dest.String())
 }
 
 // route asks the policy.

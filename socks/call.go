@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/serve"
 	"github.com/argyle-socks/argyle/socks/wire"
 )
 
@@ -69,7 +70,7 @@ func (c *call) Reject(reason error) {
 		c.conn.Close()
 		return
 	}
-	finish(c.conn)
+	serve.Finish(c.conn)
 }
 
 // answer writes a reply of the client's version. On success bound is the

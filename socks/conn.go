@@ -2,7 +2,6 @@ package socks
 
 import (
 	"net"
-	"syscall"
 
 	"github.com/argyle-socks/argyle"
 )
@@ -13,12 +12,4 @@ func tcpAddr(a argyle.Addr) net.Addr {
 		return net.TCPAddrFromAddrPort(a.AddrPort())
 	}
 	return a
-}
-
-// closeWrite ends the write side of a connection that has such a thing.
-func closeWrite(conn net.Conn) error {
-	if w, ok := conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return syscall.ENOTSUP
 }

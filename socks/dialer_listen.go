@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/serve"
 )
 
 // Listen asks the server by BIND to wait for one connection from peer. Addr is
@@ -97,4 +98,4 @@ func (c *peerConn) RemoteAddr() net.Addr { return tcpAddr(c.peer) }
 func (c *peerConn) Unwrap() (conn net.Conn, unread []byte) { return c.Conn, nil }
 
 // CloseWrite ends the write side.
-func (c *peerConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *peerConn) CloseWrite() error { return serve.CloseWrite(c.Conn) }

@@ -128,7 +128,7 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 	auth := s.choose(greeting.Methods, identity.User != "")
 	if auth == nil {
 		err = send(conn, wire.Selection{Method: wire.NoAcceptable})
-		finish(conn)
+		serve.Finish(conn)
 		return errors.Join(errNoMethod, err)
 	}
 	if err := send(conn, wire.Selection{Method: auth.Method()}); err != nil {
@@ -137,7 +137,7 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 	}
 	known := identity
 	if identity, err = s.authenticate(ctx, auth, conn); err != nil {
-		finish(conn)
+		serve.Finish(conn)
 		return opError("authenticate", err)
 	}
 	if identity.User == "" {
@@ -298,21 +298,3 @@ func read[M any](r io.Reader, b []byte, parse func([]byte) (M, int, error)) (M, 
 		}
 	}
 }
-
-// finish ends a connection so that the client reads the last answer: closing a
-// socket that has unread bytes would send a reset, which overtakes it.
-func finish(conn net.Conn) {
-	defer conn.Close()
-	if closeWrite(conn) != nil {
-		return
-	}
-	if conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-		_, _ = io.CopyN(io.Discard, conn, lingerBytes)
-	}
-}
-
-// How long, and for how many bytes, a refused client may go on speaking.
-const (
-	lingerTime  = 2 * time.Second
-	lingerBytes = 256 << 10
-)

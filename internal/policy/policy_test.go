@@ -82,7 +82,7 @@ func TestRoute(t *testing.T) {
 		{plain, "192.0.2.1", argyle.Connect, public, "remote"},
 		{plain, "192.0.2.1", argyle.Connect, "[2606:4700::1111]:443", "remote"},
 		{plain, "192.0.2.1", argyle.Connect, "a.example:443", "remote"},
-		{plain, "192.0.2.1", argyle.Connect, "localhost:80", "remote"}, // until it is resolved
+		{plain, "192.0.2.1", argyle.Connect, "localhost:80", "is loopback"},
 		{plain, "192.0.2.1", argyle.Connect, private, "10.0.0.1 is private"},
 		{plain, "192.0.2.1", argyle.Connect, "127.0.0.1:22", "127.0.0.1 is loopback"},
 		{plain, "192.0.2.1", argyle.Connect, "[::1]:22", "::1 is loopback"},
@@ -128,6 +128,8 @@ func TestRoute(t *testing.T) {
 		{through, "192.0.2.1", argyle.Connect, public, "upstream"},
 		{through, "192.0.2.1", argyle.Connect, "a.example:80", "upstream"},
 		{through, "192.0.2.1", argyle.Connect, private, "10.0.0.1 is private"},
+		{through, "192.0.2.1", argyle.Connect, "a.LocalHost.:80", "is loopback"},
+		{through, "127.0.0.1", argyle.Connect, "localhost:80", "upstream"},
 		{through, "127.0.0.1", argyle.Connect, own, "this proxy itself"},
 	}
 	for _, tt := range tests {

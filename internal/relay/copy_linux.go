@@ -170,19 +170,23 @@ func (p *pump) spliceIn(fd int) bool {
 // takes no more.
 func (h *half) empty(fd uintptr) bool {
 	p := &h.pump
-	for p.written < p.n {
+	for short := false; p.written < p.n; short = p.buf == nil {
 		n, err := retry(func() (int, error) { return p.writeOnce(int(fd)) })
 		if n > 0 {
 			p.written += n
 			h.moved(n)
 			continue
 		}
-		if p.err = err; err == nil {
+		switch p.err = err; {
+		case err == nil:
 			p.err = unix.EPIPE
-		}
-		if p.err == unix.EAGAIN {
+		case err == unix.EAGAIN:
 			p.err = nil
 			return false
+		case err == unix.EPIPE && short:
+			// The splice before took less than there was because it met
+			// the reset, of which the kernel tells once.
+			p.err = unix.ECONNRESET
 		}
 		return true
 	}

@@ -37,10 +37,10 @@ func (c *unreadConn) Read(b []byte) (int, error) {
 func (c *unreadConn) Unwrap() (conn net.Conn, unread []byte) { return c.Conn, c.unread }
 
 // CloseWrite ends the write side.
-func (c *unreadConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *unreadConn) CloseWrite() error { return CloseWrite(c.Conn) }
 
-// closeWrite ends the write side of a connection that has such a thing.
-func closeWrite(conn net.Conn) error {
+// CloseWrite ends the write side of a connection that has such a thing.
+func CloseWrite(conn net.Conn) error {
 	if w, ok := conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}
@@ -129,7 +129,7 @@ func (c *fedConn) SetDeadline(t time.Time) error {
 
 // CloseWrite ends the write side: http.Server does so to end a connection
 // without a reset.
-func (c *fedConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *fedConn) CloseWrite() error { return CloseWrite(c.Conn) }
 
 // Unwrap returns the connection inside, bare if it can be.
 func (c *fedConn) Unwrap() (conn net.Conn, unread []byte) {
