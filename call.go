@@ -37,7 +37,35 @@ type Request struct {
 	Dest    Addr           // DST.ADDR and DST.PORT
 	Client  netip.AddrPort // not valid for a client on a unix socket
 	User    string         // "" if the client did not authenticate
+	Auth    Auth           // how it did; "" if it did not
 	Inbound string         // the listener's name, for rules and logs
+}
+
+// Auth is how a client made itself known.
+type Auth string
+
+// The ways in which servers know their clients.
+const (
+	AuthNone        Auth = ""            // not at all
+	AuthPassword    Auth = "password"    // RFC 1929, or HTTP Basic
+	AuthGSSAPI      Auth = "gssapi"      // RFC 1961
+	AuthCertificate Auth = "certificate" // a TLS client certificate
+	AuthUID         Auth = "uid"         // the owner of the other end of a unix socket
+)
+
+type requestKey struct{}
+
+// WithRequest returns a context that carries req: a way out may choose by its
+// user or its destination. The name in it is what a [Direct.Check] needs to
+// know of an address.
+func WithRequest(ctx context.Context, req *Request) context.Context {
+	return context.WithValue(ctx, requestKey{}, req)
+}
+
+// RequestOf returns the request that ctx carries, nil if it has none.
+func RequestOf(ctx context.Context) *Request {
+	req, _ := ctx.Value(requestKey{}).(*Request)
+	return req
 }
 
 // A Call is a Request that waits for its answer. Its handler gives one answer:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 )
 
 // ErrNotAllowed is returned for what the rules forbid: by a policy, by
@@ -28,6 +29,12 @@ type Dialer interface {
 	// is the local address, or "" for any. Datagrams are addressed with
 	// [Addr] or [*net.UDPAddr].
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+}
+
+// A Resolver looks up the addresses of a name, as [*net.Resolver] does. network
+// is "ip", "ip4" or "ip6".
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // StreamOnly is embedded in a [Dialer] that can only connect.

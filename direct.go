@@ -17,12 +17,23 @@ import (
 // Names are resolved and their addresses raced as RFC 8305 asks.
 type Direct struct {
 	// Resolver looks up names; nil stands for [net.DefaultResolver].
-	Resolver *net.Resolver
+	Resolver Resolver
 
 	// Check, if not nil, is asked before anything is sent to an address or
 	// accepted from it, after the resolver has spoken; an error refuses the
 	// address. No other look-up happens between Check and the connection.
+	// If ctx carries a request ([RequestOf]), its Dest is what the address
+	// was looked up for. For datagrams an answer holds for some seconds.
 	Check func(ctx context.Context, network string, addr netip.AddrPort) error
+
+	// Local, if not nil, chooses the local address of a socket that is to
+	// reach remote; the zero Addr leaves it to the system. For datagrams it
+	// is asked about the unspecified address of each family.
+	Local func(ctx context.Context, remote netip.Addr) (netip.Addr, error)
+
+	// Control, if not nil, prepares every socket before it is bound, as
+	// net.Dialer.Control does.
+	Control func(network, address string, conn syscall.RawConn) error
 }
 
 var _ Dialer = (*Direct)(nil)
@@ -36,31 +47,67 @@ func (d *Direct) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, opError("dial", network, err)
 	}
+	ips := []netip.Addr{dest.IP}
 	if dest.Name != "" {
-		if dest.Name, err = asciiName(dest.Name); err != nil {
+		if ips, err = d.resolve(ctx, dest.Name); err != nil {
 			return nil, opError("dial", network, err)
 		}
-		address = dest.String()
+	}
+	if ips, err = ofFamily(ips, network, dest); err != nil {
+		return nil, opError("dial", network, err)
+	}
+	if len(ips) == 1 {
+		return d.dial(ctx, network, netip.AddrPortFrom(ips[0], dest.Port))
+	}
+	return d.race(ctx, network, interleave(ips), dest.Port)
+}
+
+// ofFamily returns the addresses that network can reach.
+func ofFamily(ips []netip.Addr, network string, dest Addr) ([]netip.Addr, error) {
+	var wanted func(netip.Addr) bool
+	switch network {
+	case "tcp":
+		return ips, nil
+	case "tcp4":
+		wanted = netip.Addr.Is4
+	case "tcp6":
+		wanted = netip.Addr.Is6
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	ips = slices.DeleteFunc(ips, func(ip netip.Addr) bool { return !wanted(ip) })
+	if len(ips) == 0 {
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: dest.Host()}
+	}
+	return ips, nil
+}
+
+// dial connects to one address.
+func (d *Direct) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	if err := d.check(ctx, network, to); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
 	dialer := net.Dialer{
-		Resolver: d.Resolver,
+		Control: d.Control,
 		// The relay turns keepalives on for a session that lasts: four
 		// system calls that a short one need not pay.
 		KeepAlive: -1,
 	}
-	if d.Check != nil {
-		dialer.ControlContext = d.control
+	local, err := d.local(ctx, to.Addr())
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
-	return dialer.DialContext(ctx, network, address)
+	if local.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	return dialer.DialContext(ctx, network, to.String())
 }
 
-// control is the [net.Dialer.ControlContext] that asks Check.
-func (d *Direct) control(ctx context.Context, network, address string, _ syscall.RawConn) error {
-	addr, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
+func (d *Direct) local(ctx context.Context, remote netip.Addr) (netip.Addr, error) {
+	if d.Local == nil {
+		return netip.Addr{}, nil
 	}
-	return d.check(ctx, network, addr)
+	return d.Local(ctx, remote)
 }
 
 func (d *Direct) check(ctx context.Context, network string, addr netip.AddrPort) error {
@@ -84,7 +131,7 @@ func (d *Direct) Listen(ctx context.Context, network, peer string) (net.Listener
 		if ln.peers, err = d.lookup(ctx, network, dest); err != nil {
 			return nil, opError("listen", network, err)
 		}
-		if local, err = facing(netip.AddrPortFrom(ln.peers[0], dest.Port)); err != nil {
+		if local, err = d.facing(ctx, netip.AddrPortFrom(ln.peers[0], dest.Port)); err != nil {
 			return nil, err
 		}
 		for i, peer := range ln.peers {
@@ -97,20 +144,34 @@ func (d *Direct) Listen(ctx context.Context, network, peer string) (net.Listener
 	if dest.Port >= 1024 {
 		wish = dest.Port
 	}
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, wish)))
+	tcp, err := d.listen(ctx, netip.AddrPortFrom(local, wish))
 	if err != nil && wish != 0 {
-		tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
+		tcp, err = d.listen(ctx, netip.AddrPortFrom(local, 0))
 	}
 	if err != nil {
 		return nil, err
 	}
+	// What Check is asked about peers concerns this request.
+	ln.ctx = context.WithoutCancel(ctx)
 	ln.TCPListener = tcp
 	return ln, nil
 }
 
-// facing returns the local address from which the system would speak to peer:
-// the one that peer can reach.
-func facing(peer netip.AddrPort) (netip.Addr, error) {
+func (d *Direct) listen(ctx context.Context, local netip.AddrPort) (*net.TCPListener, error) {
+	config := net.ListenConfig{Control: d.Control, KeepAlive: -1}
+	ln, err := config.Listen(ctx, "tcp", local.String())
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}
+
+// facing returns the local address from which we would speak to peer: the one
+// that peer can reach.
+func (d *Direct) facing(ctx context.Context, peer netip.AddrPort) (netip.Addr, error) {
+	if local, err := d.local(ctx, peer.Addr()); err != nil || local.IsValid() {
+		return local, err
+	}
 	if peer.Port() == 0 {
 		peer = netip.AddrPortFrom(peer.Addr(), 9) // any port does; connecting a UDP socket sends nothing
 	}
@@ -168,6 +229,7 @@ func (d *Direct) resolve(ctx context.Context, name string) ([]netip.Addr, error)
 type bindListener struct {
 	*net.TCPListener
 	direct  *Direct
+	ctx     context.Context
 	network string
 	peers   []netip.Addr
 }
@@ -182,7 +244,7 @@ func (l *bindListener) Accept() (net.Conn, error) {
 		}
 		from := AddrOf(conn.RemoteAddr())
 		known := l.peers == nil || slices.Contains(l.peers, from.IP.WithZone(""))
-		if known && l.direct.check(context.Background(), l.network, from.AddrPort()) == nil {
+		if known && l.direct.check(l.ctx, l.network, from.AddrPort()) == nil {
 			return conn, nil
 		}
 		_ = conn.SetLinger(0)

@@ -13,57 +13,129 @@ import (
 
 // ListenPacket opens one socket for destinations of both families, so that a
 // client keeps one mapping whatever it sends to (RFC 4787, endpoint-independent).
+// Where Local chooses addresses, each family has a socket of its own.
 // Names are looked up beside the path of the datagrams; those for a name wait,
 // within bounds, until its address is known.
-func (d *Direct) ListenPacket(_ context.Context, network, address string) (net.PacketConn, error) {
-	var local netip.AddrPort
+func (d *Direct) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	sock, err := d.sockets(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	p := &directPacket{PacketConn: sock, sock: sock, local: AddrOf(sock.LocalAddr()).IP, direct: d, network: network}
+	if _, pair := sock.(*udp.Pair); pair {
+		p.local = netip.IPv6Unspecified() // it reaches both families
+	}
+	p.receive = p.received
+	// The request in ctx stays for Check; its end is that of this call only.
+	p.ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return p, nil
+}
+
+// socket is a [udp.Conn] or a [udp.Pair].
+type socket interface {
+	net.PacketConn
+	ReadBatch(handle func([]udp.Message)) error
+	WriteBatch(ms []udp.Message) (int, error)
+	Sent() int64
+}
+
+// sockets opens what ListenPacket needs.
+func (d *Direct) sockets(ctx context.Context, network, address string) (socket, error) {
 	if address != "" {
 		addr, err := ParseAddr(address)
 		if err != nil || !addr.IP.IsValid() {
 			return nil, &net.OpError{Op: "listen", Net: network, Err: &net.AddrError{Err: "not an IP address and port", Addr: address}}
 		}
-		local = addr.AddrPort()
+		return d.socket(ctx, addr.AddrPort())
 	}
-	sock, err := udp.Listen(local)
+	local4, err4 := d.local(ctx, netip.IPv4Unspecified())
+	local6, err6 := d.local(ctx, netip.IPv6Unspecified())
+	switch {
+	case err4 != nil && err6 != nil:
+		return nil, &net.OpError{Op: "listen", Net: network, Err: err4}
+	case err4 != nil:
+		return d.socket(ctx, netip.AddrPortFrom(local6, 0))
+	case err6 != nil:
+		return d.socket(ctx, netip.AddrPortFrom(local4, 0))
+	case !local4.IsValid() && !local6.IsValid():
+		return d.socket(ctx, netip.AddrPort{})
+	}
+	return d.pair(ctx, local4, local6)
+}
+
+// pair opens a socket for each family.
+func (d *Direct) pair(ctx context.Context, local4, local6 netip.Addr) (socket, error) {
+	if !local4.IsValid() {
+		local4 = netip.IPv4Unspecified()
+	}
+	if !local6.IsValid() {
+		local6 = netip.IPv6Unspecified()
+	}
+	six, err := d.socket(ctx, netip.AddrPortFrom(local6, 0))
 	if err != nil {
 		return nil, err
 	}
-	p := &directPacket{PacketConn: sock, sock: sock, local: AddrOf(sock.LocalAddr()).IP, direct: d, network: network}
-	p.receive = p.received
-	p.ctx, p.cancel = context.WithCancel(context.Background())
-	return p, nil
+	four, err := d.socket(ctx, netip.AddrPortFrom(local4, 0))
+	if err != nil {
+		six.Close()
+		return nil, err
+	}
+	return udp.NewPair(six, four), nil
 }
 
-// Bounds on what one packet connection keeps for names.
+// socket opens one socket, for both families if local is not valid.
+func (d *Direct) socket(ctx context.Context, local netip.AddrPort) (*udp.Conn, error) {
+	address := ":0"
+	if local.Addr().IsValid() {
+		address = local.String()
+	}
+	config := net.ListenConfig{Control: d.Control}
+	conn, err := config.ListenPacket(ctx, "udp", address)
+	if err != nil {
+		return nil, err
+	}
+	return udp.New(conn.(*net.UDPConn))
+}
+
+// Bounds on what one packet connection keeps.
 const (
-	maxNames   = 256              // known addresses of names
-	maxPending = 32               // names being looked up at once
-	maxWaiting = 64 << 10         // bytes that wait for them
-	maxQueued  = 512              // datagrams that wait for them
-	nameTTL    = 60 * time.Second // how long an address is trusted
+	maxNames    = 256              // known addresses of names
+	maxVerdicts = 1024             // destinations about which Check has been asked
+	maxPending  = 32               // names being looked up at once
+	maxWaiting  = 64 << 10         // bytes that wait for them
+	maxQueued   = 512              // datagrams that wait for them
+	nameTTL     = 60 * time.Second // how long an address is trusted
+	verdictTTL  = 10 * time.Second // how long an answer of Check is
 )
 
 // directPacket is the packet connection of a Direct. It shows no more of its
 // socket than a net.PacketConn, since every other way to write goes around Check.
 type directPacket struct {
-	net.PacketConn
-	sock    *udp.Conn
-	local   netip.Addr
-	direct  *Direct
-	network string
-	ctx     context.Context // ends the look-ups
-	cancel  context.CancelFunc
-	dropped atomic.Uint64
+	net.PacketConn // sock
+	sock           socket
+	local          netip.Addr
+	direct         *Direct
+	network        string
+	ctx            context.Context // ends the look-ups
+	cancel         context.CancelFunc
+	dropped        atomic.Uint64
 
 	in      []Datagram // of ReadBatch, reused
 	handle  func([]Datagram)
 	receive func([]udp.Message)
 
-	mu      sync.Mutex
-	names   map[string]*lookup // nil until the first name
-	pending int                // look-ups under way
-	waiting int                // bytes that wait for them
-	queued  int                // datagrams that wait for them
+	mu       sync.Mutex
+	verdicts map[Addr]verdict
+	names    map[string]*lookup // nil until the first name
+	pending  int                // look-ups under way
+	waiting  int                // bytes that wait for them
+	queued   int                // datagrams that wait for them
+}
+
+// verdict is what Check has said of a destination.
+type verdict struct {
+	to      netip.AddrPort // not valid: refused
+	expires time.Time
 }
 
 // lookup is what is known of one name.
@@ -137,26 +209,65 @@ func (p *directPacket) send(ms []udp.Message) (int, error) {
 // name or is dropped.
 func (p *directPacket) dest(d Datagram) (netip.AddrPort, bool) {
 	if d.Addr.Name == "" {
-		return p.choose([]netip.Addr{d.Addr.IP.Unmap()}, d.Addr.Port)
+		return p.choose(d.Addr, []netip.Addr{d.Addr.IP.Unmap()})
 	}
 	ips, known := p.resolve(d)
 	if !known {
 		return netip.AddrPort{}, false
 	}
-	return p.choose(ips, d.Addr.Port)
+	return p.choose(d.Addr, ips)
 }
 
 // choose returns the first of a destination's addresses that the socket
 // reaches and Check lets pass. If there is none, the datagram is dropped.
-func (p *directPacket) choose(ips []netip.Addr, port uint16) (netip.AddrPort, bool) {
-	for _, ip := range ips {
-		to := netip.AddrPortFrom(ip, port)
-		if port != 0 && p.reaches(ip) && p.direct.check(p.ctx, p.network, to) == nil {
-			return to, true
+func (p *directPacket) choose(dest Addr, ips []netip.Addr) (netip.AddrPort, bool) {
+	var v verdict
+	if p.direct.Check == nil {
+		v.to = p.first(dest, ips, func(netip.AddrPort) bool { return true })
+	} else {
+		p.mu.Lock()
+		v = p.verdicts[dest]
+		p.mu.Unlock()
+		if time.Now().After(v.expires) {
+			v = p.judge(dest, ips)
 		}
 	}
-	p.dropped.Add(1)
-	return netip.AddrPort{}, false
+	if !v.to.IsValid() {
+		p.dropped.Add(1)
+		return netip.AddrPort{}, false
+	}
+	return v.to, true
+}
+
+// judge asks Check about a destination.
+func (p *directPacket) judge(dest Addr, ips []netip.Addr) (v verdict) {
+	ctx := p.ctx
+	if base := RequestOf(ctx); base != nil {
+		req := *base
+		req.Dest = dest
+		ctx = WithRequest(ctx, &req)
+	}
+	v.to = p.first(dest, ips, func(to netip.AddrPort) bool { return p.direct.check(ctx, p.network, to) == nil })
+	v.expires = time.Now().Add(verdictTTL)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.verdicts == nil || len(p.verdicts) >= maxVerdicts {
+		p.verdicts = make(map[Addr]verdict)
+	}
+	p.verdicts[dest] = v
+	return v
+}
+
+// first returns the first of a destination's addresses that the socket reaches
+// and that is allowed; it is not valid if there is none.
+func (p *directPacket) first(dest Addr, ips []netip.Addr, allowed func(netip.AddrPort) bool) netip.AddrPort {
+	for _, ip := range ips {
+		to := netip.AddrPortFrom(ip, dest.Port)
+		if dest.Port != 0 && p.reaches(ip) && allowed(to) {
+			return to
+		}
+	}
+	return netip.AddrPort{}
 }
 
 // reaches reports whether ip is a destination of a family that the socket speaks.
@@ -231,14 +342,54 @@ func (p *directPacket) forget() {
 }
 
 // look finds the addresses of a name and sends what waits for them, in order:
-// p.mu is held while it does so, and later datagrams must pass resolve first.
+// p.mu is held while it sends, and later datagrams must pass resolve first.
 func (p *directPacket) look(l *lookup, name string) {
 	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
 	defer cancel()
 	ips, err := p.direct.resolve(ctx, name)
+	verdicts := make(map[Addr]verdict)
+	for {
+		// Check may take its time, so that it is asked without the lock.
+		for dest := range p.unjudged(l, verdicts) {
+			verdicts[dest] = p.judge(dest, ips)
+		}
+		p.mu.Lock()
+		if p.finish(l, verdicts, ips, err) {
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+	}
+}
 
+// unjudged returns the destinations of what waits that have no verdict yet.
+func (p *directPacket) unjudged(l *lookup, verdicts map[Addr]verdict) map[Addr]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	all := make(map[Addr]bool)
+	for _, d := range l.waiting {
+		if _, known := verdicts[d.Addr]; !known {
+			all[d.Addr] = true
+		}
+	}
+	return all
+}
+
+// finish ends a look-up, unless a datagram has come meanwhile whose verdict is
+// not known. p.mu is held.
+func (p *directPacket) finish(l *lookup, verdicts map[Addr]verdict, ips []netip.Addr, err error) bool {
+	var ms []udp.Message
+	for _, d := range l.waiting {
+		v, known := verdicts[d.Addr]
+		if !known {
+			return false
+		}
+		if v.to.IsValid() {
+			ms = append(ms, udp.Message{Payload: d.Payload, Addr: v.to})
+		} else {
+			p.dropped.Add(1)
+		}
+	}
 	p.pending--
 	l.done = true
 	l.ips = ips
@@ -246,14 +397,11 @@ func (p *directPacket) look(l *lookup, name string) {
 	if err != nil {
 		l.expires = time.Now().Add(5 * time.Second)
 	}
-	var ms []udp.Message
 	for _, d := range l.waiting {
 		p.queued--
 		p.waiting -= len(d.Payload)
-		if to, ok := p.choose(ips, d.Addr.Port); ok {
-			ms = append(ms, udp.Message{Payload: d.Payload, Addr: to})
-		}
 	}
 	l.waiting = nil
 	_, _ = p.send(ms) // a closed socket ends the reader, who tells
+	return true
 }

@@ -44,7 +44,7 @@ type Dialer struct {
 	Check func(ctx context.Context, network string, addr netip.AddrPort) error
 
 	// Resolver is used with ResolveNames; nil is [net.DefaultResolver].
-	Resolver *net.Resolver
+	Resolver argyle.Resolver
 
 	// TLS, if not nil, wraps the connection to the server. The datagrams of
 	// an association travel outside it, in clear.
