@@ -10,14 +10,14 @@ import (
 )
 
 // connect serves a CONNECT.
-func (s *Server) connect(w http.ResponseWriter, r *http.Request, user string) {
+func (s *Server) connect(w http.ResponseWriter, r *http.Request, who identity) {
 	if r.ContentLength != 0 {
 		// Is it a body or the first bytes of the tunnel? RFC 9110 gives
 		// it no meaning.
 		refuse(w, r, http.StatusBadRequest, "a CONNECT has no body")
 		return
 	}
-	req, err := s.request(r, user)
+	req, err := s.request(r, who)
 	if err != nil {
 		s.badTarget(w, r, err)
 		return

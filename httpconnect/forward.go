@@ -14,12 +14,12 @@ import (
 // forward serves a request for an absolute URL. net/http speaks with the
 // destination over a connection that is a call like any other, so that policy,
 // accounting and log see no difference to a CONNECT.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, user string) {
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, who identity) {
 	if r.URL.Scheme != "http" {
 		refuse(w, r, http.StatusNotImplemented, "only http:// URLs are fetched; anything else goes through CONNECT")
 		return
 	}
-	req, err := s.request(r, user)
+	req, err := s.request(r, who)
 	if err != nil {
 		s.badTarget(w, r, err)
 		return

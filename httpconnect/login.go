@@ -6,34 +6,45 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/serve"
 )
 
 var errNoLogin = errors.New("no user name and password")
 
-// login returns the user of a request, "" if nobody needs to authenticate.
-func (s *Server) login(r *http.Request) (string, error) {
+// identity is who makes a request, and how he is known.
+type identity struct {
+	user string // "" for nobody in particular
+	auth argyle.Auth
+}
+
+// login returns who makes a request.
+func (s *Server) login(r *http.Request) (identity, error) {
 	if s.ConnUser != nil {
 		if conn := connOf(r); conn != nil {
-			if user := s.ConnUser(conn); user != "" {
-				return user, nil
+			if user, auth := s.ConnUser(conn); user != "" {
+				return identity{user, auth}, nil
 			}
 		}
 	}
 	if s.Login == nil {
-		return "", nil
+		return identity{}, nil
 	}
-	user, password, ok := basicAuth(r.Header.Get("Proxy-Authorization"))
+	credentials := r.Header.Get("Proxy-Authorization")
+	if credentials == "" && s.LoginOptional {
+		return identity{}, nil
+	}
+	user, password, ok := basicAuth(credentials)
 	if !ok {
-		return "", errNoLogin
+		return identity{}, errNoLogin
 	}
 	// Guesses wait for their turn, but not beyond the time of a handshake.
 	ctx, cancel := context.WithTimeout(r.Context(), serve.DefaultTimeout)
 	defer cancel()
 	if err := s.Login(ctx, clientAddr(r).Addr(), user, password); err != nil {
-		return "", fmt.Errorf("user %q: %w", user, err)
+		return identity{}, fmt.Errorf("user %q: %w", user, err)
 	}
-	return user, nil
+	return identity{user, argyle.AuthPassword}, nil
 }
 
 // basicAuth reads credentials as RFC 7617 has them: everything after the first

@@ -31,10 +31,14 @@ type Server struct {
 	// is nil, nobody needs to authenticate.
 	Login func(ctx context.Context, client netip.Addr, user, password string) error
 
+	// LoginOptional lets those pass, nameless, who send no credentials.
+	LoginOptional bool
+
 	// ConnUser, if not nil, names the user of a connection that is known by
-	// other means, such as a TLS client certificate; "" if it is not. Who
-	// is known needs no password. It is asked under HTTPServer only.
-	ConnUser func(conn net.Conn) string
+	// other means, such as a TLS client certificate, and says by which; ""
+	// if it is not. Who is known needs no password. It is asked under
+	// HTTPServer only.
+	ConnUser func(conn net.Conn) (user string, auth argyle.Auth)
 
 	// Log takes what an operator may want to know; nil discards it.
 	Log *slog.Logger
@@ -94,7 +98,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		servePage(w, r)
 		return
 	}
-	user, err := s.login(r)
+	who, err := s.login(r)
 	if err != nil {
 		s.refused(r, err)
 		demandLogin(w, r)
@@ -102,18 +106,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	serve.Established(r.Context())
 	if r.Method == http.MethodConnect {
-		s.connect(w, r, user)
+		s.connect(w, r, who)
 	} else {
-		s.forward(w, r, user)
+		s.forward(w, r, who)
 	}
 }
 
 // request returns the call's request. An error is the client's fault if it is
 // an [*net.AddrError], and else the answer of [StatusFor].
-func (s *Server) request(r *http.Request, user string) (argyle.Request, error) {
+func (s *Server) request(r *http.Request, who identity) (argyle.Request, error) {
 	req := argyle.Request{
 		Command: argyle.Connect,
-		User:    user,
+		User:    who.user,
+		Auth:    who.auth,
 		Inbound: serve.Inbound(r.Context()),
 		Client:  clientAddr(r),
 	}

@@ -104,11 +104,11 @@ func TestConnUser(t *testing.T) {
 	cert := httptest.NewUnstartedServer(nil)
 	cert.StartTLS()
 	defer cert.Close()
-	user := func(conn net.Conn) string {
+	user := func(conn net.Conn) (string, argyle.Auth) {
 		if c, ok := conn.(*tls.Conn); ok {
-			return "of " + c.ConnectionState().ServerName
+			return "of " + c.ConnectionState().ServerName, argyle.AuthCertificate
 		}
-		return ""
+		return "", argyle.AuthNone
 	}
 	h := new(recorder)
 	s := &Server{Handler: h, Login: ann, ConnUser: user}
@@ -145,8 +145,8 @@ func TestConnUser(t *testing.T) {
 	if got := status(t, string(answer)); got != 403 || err != nil {
 		t.Errorf("with TLS: status %d, %v", got, err)
 	}
-	if got := h.last().User; got != "of argyle.example" {
-		t.Errorf("user %q", got)
+	if got := h.last(); got.User != "of argyle.example" || got.Auth != argyle.AuthCertificate {
+		t.Errorf("user %q, known by %q", got.User, got.Auth)
 	}
 
 	conn = tls.Client(dialTCP(t, ln.Addr().String()), &tls.Config{InsecureSkipVerify: true})

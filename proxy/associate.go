@@ -16,7 +16,12 @@ import (
 // associate is UDP ASSOCIATE: answer, then carry every datagram by the route
 // of its destination, until the client ends it.
 func (p *Proxy) associate(ctx context.Context, s *Session) error {
-	if _, err := p.route(ctx, s, s.Request()); err != nil {
+	ctx = argyle.WithRequest(ctx, s.Request())
+	route, err := s.decide(ctx, s.Request())
+	if err == nil {
+		err = s.take(route)
+	}
+	if err != nil {
 		return s.reject(err)
 	}
 	conn, err := s.call.AcceptPacket()
@@ -33,22 +38,28 @@ func (p *Proxy) associate(ctx context.Context, s *Session) error {
 		ctx:     ctx,
 		cancel:  cancel,
 		client:  argyle.Batch(conn),
-		routes:  make(map[argyle.Addr]*path),
+		dests:   make(map[argyle.Addr]*destination),
 		paths:   make(map[argyle.Dialer]*path),
 	}
 	return a.run()
 }
 
-// association is one client's datagrams. Its run is the only one to use routes
-// and to send by paths.
+// association is one client's datagrams.
 type association struct {
 	proxy   *Proxy
 	session *Session
 	ctx     context.Context // ends the association
 	cancel  context.CancelFunc
 	client  argyle.BatchConn
-	routes  map[argyle.Addr]*path // nil: refused
+	out     []argyle.Datagram // of carry, reused
 	down    meter
+
+	table    sync.Mutex // held while the client's datagrams are carried
+	dests    map[argyle.Addr]*destination
+	deciding int // names about which the policy is being asked
+	size     int // bytes that wait for that
+
+	replies atomic.Pointer[replies] // nil: every reply passes
 
 	mu    sync.Mutex
 	paths map[argyle.Dialer]*path // those that are not closed
@@ -59,6 +70,8 @@ type association struct {
 type path struct {
 	association *association
 	dialer      argyle.Dialer
+	idle        time.Duration
+	dialTimeout time.Duration
 	active      atomic.Int64 // when a datagram last passed, on our clock
 	closed      atomic.Bool
 
@@ -73,10 +86,12 @@ type path struct {
 
 // Bounds on what an association keeps.
 const (
-	maxRoutes  = 1024        // decisions that it remembers
-	maxWaiting = 64 << 10    // bytes that wait for a way out to open
-	maxQueued  = 256         // datagrams that do
-	retryTime  = time.Second // until a way out that did not open is tried again
+	maxRoutes  = 1024             // decisions that it remembers
+	routeTime  = 10 * time.Second // and for how long: the rules may change, and what names mean
+	maxNames   = 32               // names about which the policy is being asked
+	maxWaiting = 64 << 10         // bytes that wait for a decision, and for a way out to open
+	maxQueued  = 256              // datagrams that wait for a way out
+	retryTime  = time.Second      // until a way out that did not open is tried again
 )
 
 var clock = time.Now()
@@ -98,53 +113,49 @@ func (a *association) run() (err error) {
 	return err
 }
 
-// carry sends each run of datagrams with the same route in one batch.
+// carry sends each run of datagrams with the same path in one batch.
 func (a *association) carry(ds []argyle.Datagram) {
-	for len(ds) > 0 {
-		via := a.route(ds[0].Addr)
-		n := 1
-		for n < len(ds) && (ds[n].Addr == ds[0].Addr || a.route(ds[n].Addr) == via) {
-			n++
+	a.table.Lock()
+	defer a.table.Unlock()
+	var via *path
+	for _, d := range ds {
+		dest := a.dest(d.Addr)
+		switch {
+		case dest.undecided():
+			a.wait(dest, d)
+		case !dest.passes(d):
+			a.session.dropped.Add(1)
+		default:
+			if dest.via != via {
+				a.flush(via)
+				via = dest.via
+			}
+			a.out = append(a.out, argyle.Datagram{Addr: dest.to, Payload: d.Payload})
 		}
-		if via == nil {
-			a.session.dropped.Add(uint64(n))
-		} else {
-			via.send(ds[:n])
-		}
-		ds = ds[n:]
 	}
+	a.flush(via)
 }
 
-// route returns the path to dest, nil if there is none.
-func (a *association) route(dest argyle.Addr) *path {
-	via, known := a.routes[dest]
-	if known && (via == nil || !via.closed.Load()) {
-		return via
+// flush sends what carry has gathered.
+func (a *association) flush(via *path) {
+	if len(a.out) > 0 {
+		via.send(a.out)
 	}
-	if len(a.routes) >= maxRoutes {
-		clear(a.routes)
-	}
-	req := *a.session.Request()
-	req.Dest = dest
-	dialer, err := a.proxy.route(a.ctx, a.session, &req)
-	if err != nil {
-		a.debug("datagrams refused", "dest", dest, "err", err)
-		a.routes[dest] = nil
-		return nil
-	}
-	via = a.path(dialer)
-	a.routes[dest] = via
-	return via
+	clear(a.out)
+	a.out = a.out[:0]
 }
 
 // path returns the path by a way out, which may have to be opened first: the
 // other ways do not wait for that.
-func (a *association) path(dialer argyle.Dialer) *path {
+func (a *association) path(dialer argyle.Dialer, times Timeouts) *path {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	via := a.paths[dialer]
 	if via == nil {
-		via = &path{association: a, dialer: dialer}
+		via = &path{association: a, dialer: dialer, idle: times.UDPIdle, dialTimeout: times.DialTimeout}
+		if via.idle <= 0 {
+			via.idle = udpIdle
+		}
 		a.paths[dialer] = via
 		a.wg.Go(via.run)
 	}
@@ -186,7 +197,7 @@ func (v *path) run() {
 // cannot be used now.
 func (v *path) open() bool {
 	a := v.association
-	ctx, cancel := limit(a.ctx, a.proxy.DialTimeout, dialTimeout)
+	ctx, cancel := limit(a.ctx, v.dialTimeout, dialTimeout)
 	defer cancel()
 	conn, err := v.dialer.ListenPacket(ctx, "udp", "")
 	v.mu.Lock()
@@ -263,12 +274,8 @@ func (m *meter) count(conn argyle.BatchConn, ds []argyle.Datagram, n int, total 
 // receive takes what comes back to the client, until the path has been idle
 // for too long or is closed.
 func (v *path) receive() {
-	idle := v.association.proxy.UDPIdle
-	if idle <= 0 {
-		idle = 60 * time.Second
-	}
 	handle := v.reply
-	rest := idle
+	rest := v.idle
 	for {
 		_ = v.conn.SetReadDeadline(time.Now().Add(rest))
 		var err error
@@ -278,7 +285,7 @@ func (v *path) receive() {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
-		rest = idle - (time.Since(clock) - time.Duration(v.active.Load()))
+		rest = v.idle - (time.Since(clock) - time.Duration(v.active.Load()))
 		if rest <= 0 {
 			return
 		}
@@ -289,6 +296,9 @@ func (v *path) receive() {
 func (v *path) reply(ds []argyle.Datagram) {
 	v.touch()
 	a := v.association
+	if r := a.replies.Load(); r != nil {
+		ds = r.filter(a, ds)
+	}
 	n, _ := a.client.WriteBatch(ds) // an error ends the reader, too
 	a.down.count(a.client, ds, n, &a.session.down)
 }

@@ -347,7 +347,7 @@ func TestBindWait(t *testing.T) {
 		t.Error("still listening")
 	}
 
-	d = &socks.Dialer{Addr: serve(t, &proxy.Proxy{BindTimeout: 50 * time.Millisecond})}
+	d = &socks.Dialer{Addr: serve(t, &proxy.Proxy{Timeouts: proxy.Timeouts{BindTimeout: 50 * time.Millisecond}})}
 	if ln, err = d.Listen(t.Context(), "tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,28 +17,46 @@ import (
 
 // A Policy decides where calls may go, and by which way out.
 type Policy interface {
-	// Route returns the way out for a request; an error refuses it, as
+	// Route decides about a request; an error refuses it, as
 	// [argyle.ErrNotAllowed] does. It is asked once per destination: for
 	// UDP ASSOCIATE first without a destination, and then for every one
 	// that the client sends to.
-	Route(ctx context.Context, req *argyle.Request) (argyle.Dialer, error)
+	Route(ctx context.Context, req *argyle.Request) (Route, error)
 }
 
-// PolicyFunc is a function as a [Policy].
-type PolicyFunc func(ctx context.Context, req *argyle.Request) (argyle.Dialer, error)
+// A Route is a decision in favour of a request.
+type Route struct {
+	// Dialer is the way out. It is called with a context that carries the
+	// request (see [argyle.RequestOf]). It is required.
+	Dialer argyle.Dialer
 
-// Route calls f.
-func (f PolicyFunc) Route(ctx context.Context, req *argyle.Request) (argyle.Dialer, error) {
-	return f(ctx, req)
+	// Dest is where the way out shall go. Zero is where the client wants to
+	// go; a Policy that has looked up a name gives its address.
+	Dest argyle.Addr
+
+	// Reason is why, for the log.
+	Reason string
+
+	// Reply, if not nil, is asked about the peer of a BIND and about the
+	// sources of datagrams; an error sends the peer away, or drops them.
+	Reply func(peer argyle.Addr) error
+
+	// Limits are what the session counts against. A session joins each of
+	// them once, however many of its routes have it.
+	Limits []Limit
+
+	// Timeouts stand in place of the Proxy's where they are not 0.
+	Timeouts Timeouts
+
+	// Level is that of the session's line in the log; 0 is Info.
+	Level slog.Level
+
+	// Quiet keeps a session that ends in order out of the log.
+	Quiet bool
 }
 
-// A Proxy is an [argyle.Handler] that carries calls to where they want to go.
-// Its fields are not to be changed once it serves. The zero Proxy lets
-// everything through, directly.
-type Proxy struct {
-	// Policy decides; nil allows everything, directly.
-	Policy Policy
-
+// Timeouts are the bounds on how long things may take.
+type Timeouts struct {
 	// DialTimeout bounds the way to the destination, name look-up included.
 	// 0 means 10 seconds, negative no bound but the system's.
 	DialTimeout time.Duration
@@ -54,6 +74,41 @@ type Proxy struct {
 	// 0 means 60 seconds.
 	UDPIdle time.Duration
 
+	// MaxTime is how long a session may last, whatever it does. 0 and
+	// negative mean no bound.
+	MaxTime time.Duration
+}
+
+// Over returns t with what it leaves at 0 taken from under.
+func (t Timeouts) Over(under Timeouts) Timeouts {
+	return Timeouts{
+		DialTimeout: cmp.Or(t.DialTimeout, under.DialTimeout),
+		BindTimeout: cmp.Or(t.BindTimeout, under.BindTimeout),
+		Idle:        cmp.Or(t.Idle, under.Idle),
+		UDPIdle:     cmp.Or(t.UDPIdle, under.UDPIdle),
+		MaxTime:     cmp.Or(t.MaxTime, under.MaxTime),
+	}
+}
+
+// PolicyFunc is a function as a [Policy] that only chooses the way out.
+type PolicyFunc func(ctx context.Context, req *argyle.Request) (argyle.Dialer, error)
+
+// Route calls f.
+func (f PolicyFunc) Route(ctx context.Context, req *argyle.Request) (Route, error) {
+	dialer, err := f(ctx, req)
+	return Route{Dialer: dialer}, err
+}
+
+// A Proxy is an [argyle.Handler] that carries calls to where they want to go.
+// Its fields are not to be changed once it serves. The zero Proxy lets
+// everything through, directly.
+type Proxy struct {
+	// Policy decides; nil allows everything, directly.
+	Policy Policy
+
+	// Timeouts hold where the Policy says nothing else.
+	Timeouts
+
 	// OnSession, if not nil, is called when a session begins and when it
 	// has ended, which [Session.Ended] tells apart.
 	OnSession func(*Session)
@@ -69,7 +124,16 @@ type Proxy struct {
 	empty    chan struct{} // closed when the last session of a closed proxy ends
 }
 
-const dialTimeout = 10 * time.Second // where DialTimeout is 0
+// Where Timeouts say nothing.
+const (
+	dialTimeout = 10 * time.Second
+	bindTimeout = 2 * time.Minute
+	tcpIdle     = time.Hour
+	udpIdle     = 60 * time.Second
+)
+
+// DefaultTimeouts are what Timeouts of 0 mean.
+var DefaultTimeouts = Timeouts{DialTimeout: dialTimeout, BindTimeout: bindTimeout, Idle: tcpIdle, UDPIdle: udpIdle, MaxTime: -1}
 
 // ErrProxyClosed refuses calls after Shutdown or Close.
 var ErrProxyClosed = errors.New("proxy is shutting down")
@@ -117,6 +181,7 @@ func (p *Proxy) connect(ctx context.Context, s *Session) error {
 	if err != nil {
 		return s.reject(err)
 	}
+	s.via(upstream)
 	client, err := s.call.Accept(upstream.LocalAddr())
 	if err != nil {
 		upstream.Close()
@@ -132,7 +197,10 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 	if err != nil {
 		return s.reject(err)
 	}
-	ctx, cancel := s.bound(ctx, p.BindTimeout, 2*time.Minute)
+	if s.route.Reply != nil {
+		ln = &replyListener{Listener: ln, allowed: s.route.Reply}
+	}
+	ctx, cancel := s.bound(ctx, s.route.Timeouts.BindTimeout, bindTimeout)
 	defer cancel()
 	client, peer, err := s.call.AcceptBind(ctx, ln)
 	if err != nil {
@@ -142,33 +210,59 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 	return nil
 }
 
-// reach finds the way out for a session and takes it, within the time of a dial.
-func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, context.Context, string, string) (T, error)) (T, error) {
-	ctx, cancel := s.bound(ctx, s.proxy.DialTimeout, dialTimeout)
-	defer cancel()
-	req := s.Request()
-	dialer, err := s.proxy.route(ctx, s, req)
-	if err != nil {
-		var nothing T
-		return nothing, err
-	}
-	return take(dialer, ctx, "tcp", req.Dest.String())
+// replyListener sends away the peers that the rules refuse.
+type replyListener struct {
+	net.Listener
+	allowed func(argyle.Addr) error
 }
 
-// route asks the policy.
-func (p *Proxy) route(ctx context.Context, s *Session, req *argyle.Request) (argyle.Dialer, error) {
-	if p.Policy == nil {
-		s.setRoute(direct)
-		return direct, nil
+func (l *replyListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || l.allowed(argyle.AddrOf(conn.RemoteAddr())) == nil {
+			return conn, err
+		}
+		conn.Close()
 	}
-	dialer, err := p.Policy.Route(ctx, req)
-	if err == nil {
-		s.setRoute(dialer)
+}
+
+// reach finds the way out for a session and takes it, each within the time of
+// a dial.
+func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, context.Context, string, string) (T, error)) (T, error) {
+	var nothing T
+	req := s.Request()
+	ctx = argyle.WithRequest(ctx, req)
+	route, err := s.decide(ctx, req)
+	if err != nil {
+		return nothing, err
 	}
-	return dialer, err
+	if err := s.take(route); err != nil {
+		return nothing, err
+	}
+	ctx, cancel := s.bound(ctx, s.route.Timeouts.DialTimeout, dialTimeout)
+	defer cancel()
+	return take(route.Dialer, ctx, "tcp", route.dest(req).String())
+}
+
+// decide asks the policy within the time of a dial.
+func (s *Session) decide(ctx context.Context, req *argyle.Request) (Route, error) {
+	if s.proxy.Policy == nil {
+		return Route{Dialer: direct}, nil
+	}
+	ctx, cancel := s.bound(ctx, s.proxy.DialTimeout, dialTimeout)
+	defer cancel()
+	return s.proxy.Policy.Route(ctx, req)
 }
 
 var direct argyle.Dialer = &argyle.Direct{}
+
+// dest is where the way out shall go.
+func (r *Route) dest(req *argyle.Request) argyle.Addr {
+	if r.Dest.IsZero() {
+		return req.Dest
+	}
+	return r.Dest
+}
 
 // Sessions returns the sessions that are alive, in no order.
 func (p *Proxy) Sessions() iter.Seq[*Session] {

@@ -203,7 +203,7 @@ func TestDialTimeout(t *testing.T) {
 	}})
 	synctest.Test(t, func(t *testing.T) {
 		for timeout, want := range map[time.Duration]time.Duration{0: 10 * time.Second, 3 * time.Second: 3 * time.Second} {
-			p := &proxy.Proxy{Policy: never, DialTimeout: timeout}
+			p := &proxy.Proxy{Policy: never, Timeouts: proxy.Timeouts{DialTimeout: timeout}}
 			call := newCall(argyle.Connect)
 			began := time.Now()
 			p.ServeCall(t.Context(), call)
@@ -211,7 +211,7 @@ func TestDialTimeout(t *testing.T) {
 				t.Errorf("DialTimeout %v: %v after %v", timeout, err, time.Since(began))
 			}
 		}
-		p := &proxy.Proxy{Policy: never, DialTimeout: -1}
+		p := &proxy.Proxy{Policy: never, Timeouts: proxy.Timeouts{DialTimeout: -1}}
 		call := newCall(argyle.Connect)
 		go p.ServeCall(t.Context(), call)
 		synctest.Wait()

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,10 +22,15 @@ type Session struct {
 	start time.Time
 
 	mu     sync.Mutex
-	route  string             // the way out
+	route  Route              // the first one, its Timeouts complete
+	way    string             // the way out by its name
+	peer   net.Addr           // of TCP, the far end of the way out
+	shares map[Limit]Share    // in what it counts against
+	timer  *time.Timer        // of MaxTime; nil without
 	cancel context.CancelFunc // of the step under way, if it has one
 	pair   *relay.Pair        // of TCP, once it relays
 	closed bool               // by Close
+	reason error              // given to CloseFor
 	ended  bool
 	err    error
 	dur    time.Duration
@@ -61,7 +67,22 @@ func (s *Session) Dropped() uint64 { return s.dropped.Load() }
 func (s *Session) Route() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.route
+	return s.way
+}
+
+// Reason says why the session was allowed, in the words of the policy.
+func (s *Session) Reason() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.route.Reason
+}
+
+// Peer is the far end of the way out of a TCP session that relays: with
+// [argyle.Direct] the destination, else the nearest proxy. nil if there is none.
+func (s *Session) Peer() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peer
 }
 
 // Ended reports whether the session is over, and why if it did not end in order.
@@ -73,17 +94,27 @@ func (s *Session) Ended() (bool, error) {
 
 // Close cuts the session, whatever it is doing. It does not wait for its end.
 func (s *Session) Close() error {
+	s.CloseFor(relay.ErrCut)
+	return nil
+}
+
+// CloseFor is Close with a reason, which [Session.Ended] tells and the log.
+func (s *Session) CloseFor(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed, s.reason = true, reason
+	}
 	if s.cancel != nil {
 		s.cancel()
 	}
 	if s.pair != nil {
-		s.pair.Close()
+		s.pair.Close(s.reason)
 	}
-	return nil
 }
+
+// ErrMaxTime ends a session that has lasted for its MaxTime.
+var ErrMaxTime = errors.New("session lasted as long as it may")
 
 // bound returns a context for one step, which Close cancels. A negative
 // timeout means none, and 0 the default.
@@ -108,15 +139,92 @@ func limit(ctx context.Context, timeout, byDefault time.Duration) (context.Conte
 	return context.WithTimeout(ctx, timeout)
 }
 
-// setRoute notes the way out by its name.
-func (s *Session) setRoute(d argyle.Dialer) {
+// take makes route the session's own, and counts the session in.
+func (s *Session) take(route Route) error {
+	route.Timeouts = route.Timeouts.Over(s.proxy.Timeouts)
+	s.mu.Lock()
+	s.route = route
+	if d := route.Timeouts.MaxTime; d > 0 && s.timer == nil {
+		s.timer = time.AfterFunc(d, func() { s.CloseFor(ErrMaxTime) })
+	}
+	s.mu.Unlock()
+	s.setWay(route.Dialer)
+	return s.join(route.Limits)
+}
+
+// join counts the session in where it is not yet.
+func (s *Session) join(limits []Limit) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range limits {
+		if _, joined := s.shares[l]; joined {
+			continue
+		}
+		share, err := l.Begin(s.Request())
+		if err != nil {
+			return err
+		}
+		if s.shares == nil {
+			s.shares = make(map[Limit]Share)
+		}
+		s.shares[l] = share
+	}
+	return nil
+}
+
+// gates returns what holds back the bytes that count against limits, which the
+// session has joined.
+func (s *Session) gates(limits []Limit) (up, down gates) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range limits {
+		share := s.shares[l]
+		if share.Up != nil {
+			up = append(up, share.Up)
+		}
+		if share.Down != nil {
+			down = append(down, share.Down)
+		}
+	}
+	return up, down
+}
+
+// leave counts the session out.
+func (s *Session) leave() {
+	s.mu.Lock()
+	shares := s.shares
+	s.shares = nil
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.mu.Unlock()
+	for _, share := range shares {
+		if share.End != nil {
+			share.End()
+		}
+	}
+}
+
+// setWay notes the way out by its name.
+func (s *Session) setWay(d argyle.Dialer) {
 	name := ""
 	if named, ok := d.(fmt.Stringer); ok {
 		name = named.String()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.route = name
+	s.way = name
+}
+
+// via notes which of several ways out a connection has taken, if it knows.
+func (s *Session) via(conn net.Conn) {
+	taken, ok := conn.(interface{ Via() string })
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.way = taken.Via()
 }
 
 // reject answers the client with err, which it returns.
@@ -127,27 +235,39 @@ func (s *Session) reject(err error) error {
 
 // relay joins the two connections and returns. The session ends with them.
 func (s *Session) relay(client, upstream net.Conn) {
-	idle := s.proxy.Idle
-	switch {
-	case idle == 0:
-		idle = time.Hour
-	case idle < 0:
-		idle = 0
+	pair := &relay.Pair{Client: client, Upstream: upstream, Idle: s.route.Timeouts.idle(), Done: s.end}
+	if up, down := s.gates(s.route.Limits); len(up)+len(down) > 0 {
+		pair.UpGate, pair.DownGate = up, down
 	}
-	pair := &relay.Pair{Client: client, Upstream: upstream, Idle: idle, Done: s.end}
 	s.mu.Lock()
 	s.pair = pair
+	s.peer = upstream.RemoteAddr()
 	closed := s.closed
 	s.mu.Unlock()
 	pair.Start()
 	if closed {
-		pair.Close()
+		pair.Close(s.reason)
 	}
+}
+
+// idle is Idle as the relay takes it: 0 means no bound.
+func (t *Timeouts) idle() time.Duration {
+	switch {
+	case t.Idle == 0:
+		return tcpIdle
+	case t.Idle < 0:
+		return 0
+	}
+	return t.Idle
 }
 
 // end is called once, when nothing of the session is left.
 func (s *Session) end(err error) {
+	s.leave()
 	s.mu.Lock()
+	if err != nil && s.reason != nil {
+		err = s.reason
+	}
 	s.ended, s.err = true, err
 	s.dur = time.Since(s.start)
 	s.mu.Unlock()
@@ -161,7 +281,8 @@ func (s *Session) end(err error) {
 // log writes the session's line.
 func (s *Session) log() {
 	log := s.proxy.Log
-	if log == nil || !log.Enabled(context.Background(), slog.LevelInfo) {
+	level := s.level()
+	if log == nil || !log.Enabled(context.Background(), level) || s.quiet() {
 		return
 	}
 	req := s.Request()
@@ -173,10 +294,13 @@ func (s *Session) log() {
 		slog.String("user", req.User),
 		slog.String("cmd", req.Command.String()),
 		slog.String("dest", destName(req)),
-		slog.String("route", s.route),
+		slog.String("route", s.way),
 		slog.Int64("up", up),
 		slog.Int64("down", down),
 		slog.Duration("dur", s.dur.Round(time.Microsecond)),
+	}
+	if s.route.Reason != "" {
+		attrs = append(attrs, slog.String("why", s.route.Reason))
 	}
 	if n := s.dropped.Load(); n > 0 {
 		attrs = append(attrs, slog.Uint64("dropped", n))
@@ -184,7 +308,26 @@ func (s *Session) log() {
 	if s.err != nil {
 		attrs = append(attrs, slog.String("err", s.err.Error()))
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	log.LogAttrs(context.Background(), level, "session", attrs...)
+}
+
+// level is that of the session's line: what the rule that allowed or refused it
+// wants.
+func (s *Session) level() slog.Level {
+	var refusal interface{ Level() slog.Level }
+	if errors.As(s.err, &refusal) {
+		return refusal.Level()
+	}
+	return s.route.Level
+}
+
+// quiet reports whether a rule wants no line for the session.
+func (s *Session) quiet() bool {
+	if s.err == nil {
+		return s.route.Quiet
+	}
+	var refusal interface{ Quiet() bool }
+	return errors.As(s.err, &refusal) && refusal.Quiet()
 }
 
 func clientName(req *argyle.Request) string {

@@ -143,7 +143,7 @@ func TestBindTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		serve := func(timeout time.Duration) (*proxy.Proxy, *bindCall, chan time.Duration) {
 			out := &bindDialer{bind: func(context.Context, string, string) (net.Listener, error) { return new(fakeListener), nil }}
-			p := &proxy.Proxy{Policy: via(out), BindTimeout: timeout, DialTimeout: time.Second}
+			p := &proxy.Proxy{Policy: via(out), Timeouts: proxy.Timeouts{BindTimeout: timeout, DialTimeout: time.Second}}
 			call := &bindCall{newCall(argyle.Bind), never, make(chan net.Addr, 1)}
 			took := make(chan time.Duration, 1)
 			began := time.Now()
@@ -194,7 +194,7 @@ func TestIdle(t *testing.T) {
 	for idle, want := range map[time.Duration]time.Duration{0: time.Hour, time.Minute: time.Minute, -1: 0} {
 		synctest.Test(t, func(t *testing.T) {
 			far, upstream := net.Pipe()
-			p := &proxy.Proxy{Idle: idle, Policy: via(&fakeDialer{dial: func(context.Context) (net.Conn, error) { return upstream, nil }})}
+			p := &proxy.Proxy{Timeouts: proxy.Timeouts{Idle: idle}, Policy: via(&fakeDialer{dial: func(context.Context) (net.Conn, error) { return upstream, nil }})}
 			journal := follow(p)
 			call := newCall(argyle.Connect)
 			client, near := net.Pipe()
@@ -335,7 +335,7 @@ func TestSessionClose(t *testing.T) {
 		for step, prepare := range steps {
 			t.Run(step+" by "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := &proxy.Proxy{DialTimeout: -1, BindTimeout: -1, Idle: -1}
+					p := &proxy.Proxy{Timeouts: proxy.Timeouts{DialTimeout: -1, BindTimeout: -1, Idle: -1}}
 					journal := follow(p)
 					done := make(chan struct{})
 					call := prepare(p)
@@ -396,8 +396,8 @@ func (c *closingCall) Accept(bound net.Addr) (net.Conn, error) {
 func TestOnSessionMayClose(t *testing.T) {
 	var ends int
 	p := &proxy.Proxy{
-		Policy:      via(&fakeDialer{dial: never}),
-		DialTimeout: -1,
+		Policy:   via(&fakeDialer{dial: never}),
+		Timeouts: proxy.Timeouts{DialTimeout: -1},
 	}
 	p.OnSession = func(s *proxy.Session) {
 		if ended, _ := s.Ended(); ended {

@@ -95,7 +95,7 @@ func TestWayOutThatNeverOpens(t *testing.T) {
 				gaveUp <- time.Now()
 				return nil, ctx.Err()
 			}
-			wait := begin(t, &proxy.Proxy{Policy: via(out), DialTimeout: timeout}, client)
+			wait := begin(t, &proxy.Proxy{Policy: via(out), Timeouts: proxy.Timeouts{DialTimeout: timeout}}, client)
 			began := time.Now()
 			client.in <- to(53, "lost")
 			if want > 0 {

@@ -23,8 +23,9 @@ type Authenticator interface {
 
 // Identity is what authentication leaves behind.
 type Identity struct {
-	User string   // "" for nobody in particular
-	Conn net.Conn // for the rest of the session; nil for the same as before
+	User string      // "" for nobody in particular
+	Auth argyle.Auth // how the client made itself known
+	Conn net.Conn    // for the rest of the session; nil for the same as before
 }
 
 // NoAuth is the method 0: no authentication.
@@ -65,7 +66,7 @@ func (p Password) Authenticate(ctx context.Context, conn net.Conn) (Identity, er
 		refusal := send(conn, wire.LoginStatus{Status: 1})
 		return Identity{}, errors.Join(fmt.Errorf("%w: user %q: %w", ErrLogin, login.User, err), refusal)
 	}
-	return Identity{User: login.User}, send(conn, wire.LoginStatus{})
+	return Identity{User: login.User, Auth: argyle.AuthPassword}, send(conn, wire.LoginStatus{})
 }
 
 // pretendLogin answers a login that nobody asked for, as Tor does, and

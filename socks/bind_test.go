@@ -141,7 +141,7 @@ func TestBindPort(t *testing.T) {
 
 // T20: nobody comes in time.
 func TestBindTimeout(t *testing.T) {
-	p := &proxy.Proxy{BindTimeout: 50 * time.Millisecond}
+	p := &proxy.Proxy{Timeouts: proxy.Timeouts{BindTimeout: 50 * time.Millisecond}}
 	defer p.Close()
 	addr := start(t, &socks.Server{Handler: p})
 	for version, want := range map[int]byte{4: 91, 5: byte(wire.TTLExpired)} {

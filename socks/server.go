@@ -32,9 +32,9 @@ type Server struct {
 	Authenticators []Authenticator
 
 	// ConnUser, if not nil, names the user of a connection that is known by
-	// other means, such as a TLS client certificate; "" if it is not. Who
-	// is known need not authenticate.
-	ConnUser func(conn net.Conn) string
+	// other means, such as a TLS client certificate, and says by which; ""
+	// if it is not. Who is known need not authenticate.
+	ConnUser func(conn net.Conn) (user string, auth argyle.Auth)
 
 	// Other, if not nil, gets the connections whose first byte is neither 4
 	// nor 5, with nothing lost. It owns conn. nil closes them.
@@ -124,8 +124,8 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 		conn.Close()
 		return opError("read greeting", err)
 	}
-	identity := Identity{User: s.connUser(conn)}
-	auth := s.choose(greeting.Methods, identity.User != "")
+	known, how := s.connUser(conn)
+	auth := s.choose(greeting.Methods, known != "")
 	if auth == nil {
 		err = send(conn, wire.Selection{Method: wire.NoAcceptable})
 		serve.Finish(conn)
@@ -135,13 +135,13 @@ func (s *Server) serve5(ctx context.Context, conn net.Conn, b []byte) error {
 		conn.Close()
 		return opError("select method", err)
 	}
-	known := identity
-	if identity, err = s.authenticate(ctx, auth, conn); err != nil {
+	identity, err := s.authenticate(ctx, auth, conn)
+	if err != nil {
 		serve.Finish(conn)
 		return opError("authenticate", err)
 	}
 	if identity.User == "" {
-		identity.User = known.User
+		identity.User, identity.Auth = known, how
 	}
 	if identity.Conn != nil {
 		conn = identity.Conn
@@ -185,7 +185,7 @@ func (s *Server) request5(ctx context.Context, conn net.Conn, identity Identity)
 		conn.Close()
 		return opError("read request", err)
 	}
-	s.call(ctx, c, argyle.Request{Command: req.Command, Dest: req.Dest, User: identity.User})
+	s.call(ctx, c, argyle.Request{Command: req.Command, Dest: req.Dest, User: identity.User, Auth: identity.Auth})
 	return nil
 }
 
@@ -197,13 +197,13 @@ func (s *Server) serve4(ctx context.Context, conn net.Conn, b []byte) error {
 		return opError("read request", err)
 	}
 	c := &call{conn: conn, version: wire.Version4, echo: [6]byte(b[2:])}
-	user := s.connUser(conn)
+	user, how := s.connUser(conn)
 	if user == "" && !s.allowsNoAuth() {
 		// USERID is only what the client says of itself.
 		c.Reject(argyle.ErrNotAllowed)
 		return errors.New("SOCKS 4 client where users must authenticate")
 	}
-	s.call(ctx, c, argyle.Request{Command: req.Command, Dest: req.Dest, User: user})
+	s.call(ctx, c, argyle.Request{Command: req.Command, Dest: req.Dest, User: user, Auth: how})
 	return nil
 }
 
@@ -226,9 +226,9 @@ func (s *Server) call(ctx context.Context, c *call, req argyle.Request) {
 	}
 }
 
-func (s *Server) connUser(conn net.Conn) string {
+func (s *Server) connUser(conn net.Conn) (string, argyle.Auth) {
 	if s.ConnUser == nil {
-		return ""
+		return "", argyle.AuthNone
 	}
 	return s.ConnUser(conn)
 }

@@ -276,7 +276,7 @@ func TestConnUser(t *testing.T) {
 	requests := make(chan argyle.Request, 1)
 	addr := start(t, &socks.Server{
 		Handler:        recording(requests),
-		ConnUser:       func(net.Conn) string { return "carl" },
+		ConnUser:       func(net.Conn) (string, argyle.Auth) { return "carl", argyle.AuthCertificate },
 		Authenticators: []socks.Authenticator{socks.Password{Verify: func(context.Context, netip.Addr, string, string) error { return errors.New("no") }}},
 	})
 	for name, say := range map[string]string{
@@ -284,8 +284,8 @@ func TestConnUser(t *testing.T) {
 		"SOCKS 5": "\x05\x02\x02\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50",
 	} {
 		write(t, dialRaw(t, addr), []byte(say))
-		if req := <-requests; req.User != "carl" {
-			t.Errorf("%s: user %q", name, req.User)
+		if req := <-requests; req.User != "carl" || req.Auth != argyle.AuthCertificate {
+			t.Errorf("%s: user %q, known by %q", name, req.User, req.Auth)
 		}
 	}
 }

@@ -7,39 +7,22 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/config"
 )
 
 // defaultListeners is used where no -l is given; the second only if there is IPv6.
 var defaultListeners = []string{"127.0.0.1:1080", "[::1]:1080"}
 
-// listenAll opens every listener that specs name, or none.
-func listenAll(specs []string) (all []net.Listener, err error) {
-	optional := len(specs) == 0
-	if optional {
-		specs = defaultListeners
+func defaultListen() (specs []config.Listener) {
+	for _, address := range defaultListeners {
+		specs = append(specs, config.Listener{Address: address})
 	}
-	for i, spec := range specs {
-		if strings.HasPrefix(spec, "systemd:") && slices.Contains(specs[:i], spec) {
-			closeAll(all)
-			return nil, usagef("--listen %s is there twice", spec) // its descriptors have been taken
-		}
-		lns, err := listen(spec)
-		if optional && i > 0 && noFamily(err) {
-			continue
-		}
-		if err != nil {
-			closeAll(all)
-			return nil, err
-		}
-		all = append(all, lns...)
-	}
-	return all, nil
+	return specs
 }
 
 func closeAll(lns []net.Listener) {
@@ -53,41 +36,56 @@ func noFamily(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-// listen opens what one -l names: host:port, :port, unix:/path or systemd:NAME.
-func listen(spec string) ([]net.Listener, error) {
-	if path, ok := strings.CutPrefix(spec, "unix:"); ok {
-		ln, err := listenUnix(path)
-		return []net.Listener{ln}, err
+// checkListen says what is wrong with the text of a listener's address.
+func checkListen(address string) error {
+	const want = "want host:port, :port, unix:/path or systemd:NAME"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if path == "" {
+			return errors.New("unix: without a path")
+		}
+		return nil
 	}
-	if name, ok := strings.CutPrefix(spec, "systemd:"); ok {
-		return inherited(name)
+	if strings.HasPrefix(address, "systemd:") {
+		return nil
 	}
-	host, port, err := net.SplitHostPort(spec)
+	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, usagef("--listen %q: want host:port, :port, unix:/path or systemd:NAME: %w", spec, err)
+		return fmt.Errorf("%s: %w", want, err)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return nil, usagef("--listen %q: port %q is not a number from 0 to 65535", spec, port)
+		return fmt.Errorf("port %q is not a number from 0 to 65535", port)
 	}
+	return nil
+}
+
+// listen opens what one listener names: host:port, :port, unix:/path or
+// systemd:NAME.
+func listen(spec config.Listener) ([]net.Listener, error) {
+	if err := checkListen(spec.Address); err != nil {
+		return nil, err
+	}
+	if path, ok := strings.CutPrefix(spec.Address, "unix:"); ok {
+		ln, err := listenUnix(path, os.FileMode(spec.Mode))
+		return []net.Listener{ln}, err
+	}
+	if name, ok := strings.CutPrefix(spec.Address, "systemd:"); ok {
+		return inherited(name)
+	}
+	host, _, _ := net.SplitHostPort(spec.Address) // checkListen has done it
 	network := "tcp"
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
 		network = "tcp4" // with tcp, 0.0.0.0 would be every IPv6 address too
 	}
 	// Keepalives are the relay's business, for sessions that last.
-	config := net.ListenConfig{KeepAlive: -1}
-	ln, err := config.Listen(context.Background(), network, net.JoinHostPort(host, port))
-	if err != nil {
-		return nil, fmt.Errorf("--listen %s: %w", spec, err)
-	}
-	return []net.Listener{ln}, nil
+	keep := net.ListenConfig{KeepAlive: -1}
+	ln, err := keep.Listen(context.Background(), network, spec.Address)
+	return []net.Listener{ln}, err
 }
 
-// listenUnix listens on a socket in the file system. A socket that a dead
-// server has left is replaced; one that answers is in use.
-func listenUnix(path string) (net.Listener, error) {
-	if path == "" {
-		return nil, usagef("--listen unix: without a path")
-	}
+// listenUnix listens on a socket in the file system, with the given mode if it
+// is not 0. A socket that a dead server has left is replaced; one that answers
+// is in use.
+func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
 		conn, err := net.Dial("unix", path)
 		if err == nil {
@@ -96,9 +94,17 @@ func listenUnix(path string) (net.Listener, error) {
 			_ = os.Remove(path) // if not, listening says so
 		}
 	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("--listen unix:%s: %w", path, err)
+	var config net.ListenConfig
+	if mode != 0 {
+		config.Control = socketMode(mode)
+	}
+	ln, err := config.Listen(context.Background(), "unix", path)
+	if err != nil || mode == 0 {
+		return ln, err
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		ln.Close()
+		return nil, err
 	}
 	return ln, nil
 }
@@ -109,7 +115,7 @@ const firstInherited = 3
 // inherited returns the sockets that systemd passes under a name.
 func inherited(name string) ([]net.Listener, error) {
 	fail := func(err error) ([]net.Listener, error) {
-		return nil, fmt.Errorf("--listen systemd:%s: %w", name, err)
+		return nil, err
 	}
 	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
 	count, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
@@ -143,21 +149,14 @@ func isLocal(addr net.Addr) bool {
 	return !ip.IsValid() || ip.IsLoopback()
 }
 
-// parseNetworks reads the values of --allow: prefixes, or addresses alone.
-func parseNetworks(flag string, values []string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
+// parseNetworks reads the values of a flag: prefixes, or addresses alone.
+func parseNetworks(flag string, values []string) (all []config.Network, err error) {
 	for _, v := range values {
-		prefix, err := netip.ParsePrefix(v)
-		if ip, ipErr := netip.ParseAddr(v); ipErr == nil {
-			prefix, err = ip.Prefix(ip.BitLen())
+		var n config.Network
+		if err := n.UnmarshalText([]byte(v)); err != nil {
+			return nil, usagef("%s %q: %w", flag, v, err)
 		}
-		if err != nil {
-			return nil, usagef("%s %q: want a network such as 192.0.2.0/24 or 2001:db8::/32, or an address", flag, v)
-		}
-		if prefix.Addr().Is4In6() {
-			return nil, usagef("%s %q: write IPv4 networks as IPv4", flag, v)
-		}
-		all = append(all, prefix.Masked())
+		all = append(all, n)
 	}
 	return all, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,9 @@ func run(args []string) int {
 	err := root.Execute()
 	if err == nil {
 		return 0
+	}
+	if err == errTold {
+		return 1
 	}
 	fmt.Fprintf(os.Stderr, "argyle: %s\n", oneLine(err))
 	var usage *usageError
@@ -73,12 +77,15 @@ func rootCommand() *cobra.Command {
 	})
 	flags := root.PersistentFlags()
 	flags.StringArrayVarP(&common.proxies, "proxy", "x", nil, "go out through the proxy `URL`; repeat it for a chain, nearest first")
+	flags.StringVarP(&common.config, "config", "c", "", "read the configuration in `FILE`")
 	flags.CountVarP(&common.verbose, "verbose", "v", "say more")
 	flags.BoolVarP(&common.quiet, "quiet", "q", false, "say only what is wrong")
 	flags.StringVar(&common.logFormat, "log-format", "text", "`text` or json")
 	root.AddCommand(
 		serveCommand(common),
 		connectCommand(common),
+		checkCommand(common),
+		explainCommand(common),
 		passwdCommand(),
 		versionCommand(),
 	)
@@ -105,9 +112,20 @@ func checkHelp(root *cobra.Command) {
 // commonFlags are those that every subcommand has.
 type commonFlags struct {
 	proxies   []string
+	config    string
 	verbose   int
 	quiet     bool
 	logFormat string
+}
+
+// path returns a path of the command line as the configuration is to have it:
+// one in the file would be relative to the file.
+func (f *commonFlags) path(name string) string {
+	abs, err := filepath.Abs(name)
+	if f.config == "" || err != nil {
+		return name
+	}
+	return abs
 }
 
 // logger returns what the flags ask for.

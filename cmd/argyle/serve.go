@@ -3,39 +3,25 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
+
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
+	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/limit"
 	"github.com/argyle-socks/argyle/internal/policy"
 	"github.com/argyle-socks/argyle/internal/serve"
-	"github.com/argyle-socks/argyle/internal/upstream"
-	"github.com/argyle-socks/argyle/internal/users"
+	"github.com/argyle-socks/argyle/internal/systemd"
 	"github.com/argyle-socks/argyle/proxy"
-	"github.com/argyle-socks/argyle/socks"
 )
-
-// serveFlags are the flags of serve.
-type serveFlags struct {
-	listen       []string
-	users        string
-	cert, key    string
-	clientCA     string
-	allow        []string
-	open         bool
-	allowPrivate bool
-	drain        time.Duration
-}
 
 func serveCommand(common *commonFlags) *cobra.Command {
 	f := new(serveFlags)
@@ -46,11 +32,14 @@ func serveCommand(common *commonFlags) *cobra.Command {
 any of them.
 
 Without flags it serves this host only. To listen on other addresses, say who
-may use it (--users, --allow, --tls-client-ca), or --open for anybody.`,
+may use it (--users, --allow, --tls-client-ca, rules in a configuration), or
+--open for anybody.`,
 		Example: `  argyle serve
-  argyle serve -l :1080 --users /etc/argyle/users`,
+  argyle serve -l :1080 --users /etc/argyle/users
+  argyle serve -c /etc/argyle/argyle.yaml`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.given = cmd.Flags().Changed
 			return runServe(cmd.Context(), common, f)
 		},
 	}
@@ -69,14 +58,22 @@ may use it (--users, --allow, --tls-client-ca), or --open for anybody.`,
 
 // service is a running `argyle serve`.
 type service struct {
-	log       *slog.Logger
-	listeners []net.Listener
-	proxy     *proxy.Proxy
-	socks     *socks.Server
-	http      *http.Server
-	feed      *serve.Feed
-	users     *users.Store // nil if everybody may pass
-	tls       *tlsFiles    // nil without TLS
+	*world
+	load   func() (*config.File, error)
+	path   string     // of the configuration; "" if there is none
+	stamp  stamp      // of it when it was first read
+	failed chan error // what ends the program
+	proxy  *proxy.Proxy
+	http   *http.Server // for all inbounds
+	feed   *serve.Feed
+	ledger *limit.Ledger // nil without quotas
+
+	mu       sync.Mutex // held by a reload
+	inbounds map[string]*inbound
+	byName   map[string]*inbound // guarded by names
+	names    sync.RWMutex
+	stop     context.CancelFunc // of what belongs to the setup in force
+	running  sync.WaitGroup     // of background tasks
 }
 
 func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
@@ -84,161 +81,113 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(log, common, f)
+	s := &service{
+		world:  newWorld(log),
+		load:   func() (*config.File, error) { return f.file(common) },
+		path:   common.config,
+		failed: make(chan error, 8),
+		feed:   serve.NewFeed(&net.TCPAddr{}),
+	}
+	s.stamp = stampOf(s.path) // before it is read, so that a change meanwhile is one
+	file, err := s.load()
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, f.drain)
-}
-
-// newService makes everything that the flags ask for, and opens the listeners.
-func newService(log *slog.Logger, common *commonFlags, f *serveFlags) (*service, error) {
-	s := &service{log: log}
-	networks, err := parseNetworks("--allow", f.allow)
-	if err != nil {
-		return nil, err
-	}
-	if f.users != "" {
-		if s.users, err = users.Open(f.users); err != nil {
-			return nil, fmt.Errorf("--users: %w", err)
-		}
-	}
-	if s.tls, err = openTLS(f); err != nil {
-		return nil, err
-	}
-	own := new(policy.Listeners)
-	rules := policy.New(policy.Policy{Clients: networks, AllowPrivate: f.allowPrivate, Own: own.Contains})
-	if err := setUpstream(rules, common.proxies); err != nil {
-		return nil, err
-	}
-	s.proxy = &proxy.Proxy{Policy: rules, Log: log}
-	s.makeServers(f)
-	if s.listeners, err = listenAll(f.listen); err != nil {
-		return nil, err
-	}
-	for _, ln := range s.listeners {
-		own.Add(ln.Addr())
-	}
-	if err := refuseOpenRelay(s.listeners, f); err != nil {
-		closeAll(s.listeners)
-		return nil, err
-	}
-	return s, nil
-}
-
-// setUpstream makes the way out of the flags, twice: what it resolves by itself
-// is looked at as the client deserves, and its first proxy is never ourselves.
-func setUpstream(rules *policy.Policy, proxies []string) (err error) {
-	if len(proxies) == 0 {
-		return nil
-	}
-	rules.Upstream, err = chain(proxies, upstream.Checks{First: rules.CheckOwn, Dest: rules.CheckOwn})
-	if err != nil {
+	if err := s.openLedger(file); err != nil {
 		return err
 	}
-	rules.UpstreamRemote, err = chain(proxies, upstream.Checks{First: rules.CheckOwn, Dest: rules.CheckPublic})
-	if _, direct := rules.Upstream.(*argyle.Direct); direct {
-		rules.Upstream, rules.UpstreamRemote = nil, nil // the policy's own are right
+	s.proxy = &proxy.Proxy{Policy: s.world, Log: log}
+	base := &httpconnect.Server{Log: log}
+	s.http = base.HTTPServer()
+	s.http.Handler = s
+	if err := s.apply(file); err != nil {
+		return err
 	}
-	return err
+	return s.run(ctx, file)
 }
 
-// refuseOpenRelay fails if anybody on the network could use the proxy and
-// nobody has said that this is wanted.
-func refuseOpenRelay(lns []net.Listener, f *serveFlags) error {
-	if f.open || f.users != "" || f.clientCA != "" || len(f.allow) > 0 {
+// openLedger opens the file of the quotas.
+func (s *service) openLedger(file *config.File) (err error) {
+	if file.State == "" {
 		return nil
 	}
-	for _, ln := range lns {
-		if !isLocal(ln.Addr()) {
-			return fmt.Errorf("refusing to listen on %v: anybody could use it; say who may with --users, --allow or --tls-client-ca, or --open for anybody", ln.Addr())
-		}
+	path := file.Path(file.State)
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return file.Errorf("state", "%w", err)
 	}
+	if s.ledger, err = limit.OpenLedger(path + "/usage.db"); err != nil {
+		return file.Errorf("state", "%w", err)
+	}
+	s.limits.Ledger = s.ledger
 	return nil
-}
-
-// makeServers makes the ways in.
-func (s *service) makeServers(f *serveFlags) {
-	login := s.login(f)
-	s.socks = &socks.Server{
-		Handler:  s.proxy,
-		ConnUser: certUser,
-		Other:    s.other,
-		Log:      s.log,
-	}
-	if login != nil {
-		s.socks.Authenticators = []socks.Authenticator{socks.Password{Verify: login}}
-	}
-	web := &httpconnect.Server{Handler: s.proxy, Login: login, ConnUser: certUser, Log: s.log}
-	s.http = web.HTTPServer()
-	s.feed = serve.NewFeed(&net.TCPAddr{})
-}
-
-// login returns what verifies passwords; nil if nobody needs one.
-func (s *service) login(f *serveFlags) func(context.Context, netip.Addr, string, string) error {
-	switch {
-	case s.users != nil:
-		return users.NewGate(s.users, new(users.Guard)).Login
-	case f.clientCA != "":
-		// Only certificates count.
-		return func(context.Context, netip.Addr, string, string) error { return users.ErrDenied }
-	}
-	return nil
-}
-
-// other serves a connection that does not begin as SOCKS does.
-func (s *service) other(ctx context.Context, conn net.Conn) {
-	first := firstByte(conn)
-	switch {
-	case first == tlsRecord && s.tls != nil && !isTLS(conn):
-		s.serveTLS(ctx, conn)
-	case first >= 'A' && first <= 'Z':
-		s.feed.Put(ctx, conn)
-	default:
-		conn.Close()
-	}
-}
-
-// firstByte returns the first byte that a connection has to be read from it, 0
-// if it is not known.
-func firstByte(conn net.Conn) byte {
-	if u, ok := conn.(interface{ Unwrap() (net.Conn, []byte) }); ok {
-		if _, unread := u.Unwrap(); len(unread) > 0 {
-			return unread[0]
-		}
-	}
-	return 0
 }
 
 // run serves until SIGTERM or SIGINT.
-func (s *service) run(ctx context.Context, drain time.Duration) error {
+func (s *service) run(ctx context.Context, file *config.File) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-
-	failed := make(chan error, len(s.listeners)+1)
-	for _, ln := range s.listeners {
-		s.log.Info("listening", "address", ln.Addr().String())
-		go func() { failed <- s.socks.Serve(ln) }()
+	s.background(ctx)
+	defer s.finish(cancel)
+	if err := systemd.Ready(); err != nil {
+		s.log.Warn("systemd was not told", "err", err)
 	}
-	go func() { failed <- s.http.Serve(s.feed) }()
-	s.watchFiles(ctx)
-
 	for {
 		select {
-		case err := <-failed:
+		case err := <-s.failed:
 			s.shutdown(0, nil)
 			return err
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				s.reload()
+				s.reload("SIGHUP")
 				continue
 			}
+			drain := s.drain()
 			s.log.Info("stopping", "signal", sig.String(), "drain", drain)
+			_ = systemd.Stopping() // what it cannot hear, it will see
 			s.shutdown(drain, signals)
 			return nil
+		}
+	}
+}
+
+// drain is how long sessions may go on after SIGTERM.
+func (s *service) drain() time.Duration {
+	if d := s.now.Load().file.Drain; d != nil {
+		return max(0, d.Duration())
+	}
+	return 30 * time.Second
+}
+
+// background starts what goes on beside the sessions, until ctx ends.
+func (s *service) background(ctx context.Context) {
+	s.running.Go(func() { s.failed <- s.http.Serve(s.feed) })
+	s.running.Go(func() { s.watch(ctx) })
+	s.running.Go(func() { systemd.RunWatchdog(ctx, s.alive) })
+	if s.ledger != nil {
+		s.ledger.OnError = func(err error) { s.log.Error("quotas are not written", "err", err) }
+		s.running.Go(func() { _ = s.ledger.Run(ctx) })
+	}
+}
+
+// alive reports whether the program still does its work: nobody has held its
+// locks for so long that systemd should start it anew.
+func (s *service) alive() bool {
+	s.names.RLock()
+	defer s.names.RUnlock()
+	return true
+}
+
+// finish ends what background has started.
+func (s *service) finish(cancel context.CancelFunc) {
+	cancel()
+	s.stop()
+	s.now.Load().stopWays()
+	s.running.Wait()
+	if s.ledger != nil {
+		if err := s.ledger.Close(); err != nil {
+			s.log.Error("quotas are not written", "err", err)
 		}
 	}
 }
@@ -262,12 +211,47 @@ func (s *service) shutdown(drain time.Duration, signals <-chan os.Signal) {
 			}
 		}
 	}()
-	web := make(chan error, 1)
-	go func() { web <- s.http.Shutdown(ctx) }()
-	err := errors.Join(s.socks.Shutdown(ctx), <-web, s.proxy.Shutdown(ctx))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	results := make(chan error)
+	parts := []func(context.Context) error{s.http.Shutdown}
+	for _, in := range s.inbounds {
+		parts = append(parts, in.serve.Shutdown)
+	}
+	for _, part := range parts {
+		go func() { results <- part(ctx) }()
+	}
+	var err error
+	for range parts {
+		err = errors.Join(err, <-results)
+	}
+	err = errors.Join(err, s.proxy.Shutdown(ctx))
 	s.feed.Close()
 	s.http.Close()
 	if err != nil {
 		s.log.Info("sessions cut", "err", err)
 	}
+}
+
+// inbound returns the inbound with a listener of that name, nil if there is none.
+func (s *service) inbound(name string) *inbound {
+	s.names.RLock()
+	defer s.names.RUnlock()
+	return s.byName[name]
+}
+
+// note makes the inbounds known by their names, and their addresses as our own.
+func (s *service) note() {
+	own := new(policy.Listeners)
+	byName := make(map[string]*inbound)
+	for _, in := range s.inbounds {
+		for _, ln := range in.lns {
+			own.Add(ln.Addr())
+			byName[ln.(*namedListener).name] = in
+		}
+	}
+	s.names.Lock()
+	defer s.names.Unlock()
+	s.byName = byName
+	s.own.Store(own)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -23,18 +22,6 @@ type tlsFiles struct {
 
 	mu   sync.Mutex // one reload at a time
 	seen [3]stamp   // the files when they were last read, good or bad
-}
-
-// openTLS reads the files that the flags name; nil if they name none.
-func openTLS(f *serveFlags) (*tlsFiles, error) {
-	switch {
-	case f.cert == "" && f.key == "" && f.clientCA == "":
-		return nil, nil
-	case f.cert == "" || f.key == "":
-		return nil, usagef("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
-	}
-	t := &tlsFiles{cert: f.cert, key: f.key, clientCA: f.clientCA, users: f.users != ""}
-	return t, t.Reload()
 }
 
 // stamp is what tells that a file has changed.
@@ -67,17 +54,17 @@ func (t *tlsFiles) Reload() error {
 	t.seen = t.stamps() // before they are read, so that a change meanwhile is one
 	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
 	if err != nil {
-		return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", t.cert, t.key, err)
+		return err
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if t.clientCA != "" {
 		pem, err := os.ReadFile(t.clientCA)
 		if err != nil {
-			return fmt.Errorf("--tls-client-ca: %w", err)
+			return fmt.Errorf("client authorities: %w", err)
 		}
 		config.ClientCAs = x509.NewCertPool()
 		if !config.ClientCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("--tls-client-ca: no certificate in %s", t.clientCA)
+			return fmt.Errorf("client authorities: no certificate in %s", t.clientCA)
 		}
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 		if t.users {
@@ -86,17 +73,6 @@ func (t *tlsFiles) Reload() error {
 	}
 	t.config.Store(config)
 	return nil
-}
-
-// serveTLS takes a connection out of TLS and serves what is inside.
-func (s *service) serveTLS(ctx context.Context, conn net.Conn) {
-	inside := tls.Server(conn, s.tls.config.Load())
-	if err := inside.HandshakeContext(ctx); err != nil {
-		s.log.Debug("TLS handshake failed", "client", conn.RemoteAddr().String(), "err", err)
-		conn.Close()
-		return
-	}
-	s.socks.ServeConn(ctx, inside)
 }
 
 func isTLS(conn net.Conn) bool { return asTLS(conn) != nil }

@@ -20,7 +20,8 @@ func Private(ip netip.Addr) string {
 		return what
 	}
 	if ip.Is6() {
-		for _, v4 := range embedded(ip) {
+		var buf [maxEmbedded]netip.Addr
+		for _, v4 := range embedded(buf[:0], ip) {
 			if what := lookup(v4); what != "" {
 				return what + " inside IPv6"
 			}
@@ -79,23 +80,39 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380
 )
 
-// embedded returns the IPv4 addresses that an IPv6 address may lead to.
-func embedded(ip netip.Addr) (all []netip.Addr) {
+// maxEmbedded is how many addresses one address may carry.
+const maxEmbedded = 3
+
+// embedded appends the IPv4 addresses that an IPv6 address may lead to.
+func embedded(all []netip.Addr, ip netip.Addr) []netip.Addr {
 	b := ip.As16()
-	add := func(v4 []byte) { all = append(all, netip.AddrFrom4([4]byte(v4))) }
 	switch {
+	case ip.IsUnspecified(), ip.IsLoopback(): // compatible with nothing
 	case compatible.Contains(ip), siit.Contains(ip), nat64.Contains(ip):
-		add(b[12:])
+		all = append(all, netip.AddrFrom4([4]byte(b[12:])))
 	case sixToFour.Contains(ip):
-		add(b[2:])
+		all = append(all, netip.AddrFrom4([4]byte(b[2:])))
 	case teredo.Contains(ip):
-		add(b[4:]) // the server, and the client with its bits inverted
-		add(binary.BigEndian.AppendUint32(nil, ^binary.BigEndian.Uint32(b[12:])))
+		// The server, and the client with its bits inverted.
+		all = append(all, netip.AddrFrom4([4]byte(b[4:])),
+			netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}))
 	}
 	// ISATAP (RFC 5214) is told by the interface identifier alone, behind any
 	// prefix, 6to4 included.
 	if id := binary.BigEndian.Uint32(b[8:]); id == 0x00005efe || id == 0x02005efe {
-		add(b[12:])
+		all = append(all, netip.AddrFrom4([4]byte(b[12:])))
 	}
 	return all
+}
+
+// whollyPrivate reports whether every address in a network is private by what
+// the network is, not by what its addresses carry; a single address may be by
+// either.
+func whollyPrivate(n netip.Prefix) bool {
+	for _, s := range special {
+		if s.prefix.Bits() <= n.Bits() && s.prefix.Contains(n.Addr()) {
+			return true
+		}
+	}
+	return n.IsSingleIP() && Private(n.Addr()) != ""
 }

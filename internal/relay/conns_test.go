@@ -105,7 +105,7 @@ func (j *joined) start(t testing.TB, pair *Pair) {
 	}
 	pair.Start()
 	t.Cleanup(func() {
-		pair.Close()
+		pair.Close(ErrCut)
 		j.wait(t)
 		if n := j.calls.Load(); n != 1 {
 			t.Errorf("Done was called %d times", n)
@@ -265,3 +265,5 @@ func openFiles(prefix string) int {
 }
 
 func brokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+
+func (j *joined) Close() { j.Pair.Close(ErrCut) }

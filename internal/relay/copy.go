@@ -16,7 +16,10 @@ func (h *half) copyBuffer() error {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
 	for {
-		n, err := h.src.Read(buf[:])
+		n, err := h.src.Read(buf[:h.chunk(len(buf))])
+		if gerr := h.pass(n); gerr != nil {
+			return gerr
+		}
 		if werr := h.write(buf[:n]); werr != nil {
 			return werr
 		}

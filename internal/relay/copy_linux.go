@@ -21,6 +21,7 @@ type pump struct {
 
 	buf     *[bufferSize]byte
 	pipe    *pipe
+	size    int // what to read at once
 	n       int // bytes read and not yet written
 	written int
 	err     error
@@ -44,6 +45,7 @@ func (h *half) copy() error {
 	defer p.release()
 	p.write = h.empty
 	for {
+		p.size = h.chunk(spliceSize)
 		err := p.in.Read(p.read)
 		switch {
 		case err != nil:
@@ -52,6 +54,9 @@ func (h *half) copy() error {
 			return p.err
 		case p.n == 0:
 			return nil // EOF
+		}
+		if err := h.pass(p.n); err != nil {
+			return err
 		}
 		h.writing.Store(true)
 		err = h.drain()
@@ -129,7 +134,7 @@ func (p *pump) fill(fd uintptr) bool {
 	// Also where splice found nothing: it stops before an urgent byte, and
 	// the poller would not wake us for that again.
 	p.buf = buffers.Get().(*[bufferSize]byte)
-	p.n, p.err = retry(func() (int, error) { return unix.Read(int(fd), p.buf[:]) })
+	p.n, p.err = retry(func() (int, error) { return unix.Read(int(fd), p.buf[:min(p.size, bufferSize)]) })
 	if p.n > 0 {
 		return true
 	}
@@ -151,7 +156,7 @@ func (p *pump) takePipe() bool {
 // nothing, for whatever reason; reading will tell the reason.
 func (p *pump) spliceIn(fd int) bool {
 	p.n, p.err = retry(func() (int, error) {
-		n, err := unix.Splice(fd, nil, p.pipe.w, nil, spliceSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		n, err := unix.Splice(fd, nil, p.pipe.w, nil, p.size, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		return int(n), err
 	})
 	if p.n > 0 {
@@ -206,9 +211,9 @@ func (p *pump) choose() {
 	switch {
 	case p.noSplice:
 	case !p.bulk:
-		p.bulk = p.n == bufferSize
+		p.bulk = p.n == min(p.size, bufferSize)
 		p.scraps = 0
-	case p.n >= scrapSize:
+	case p.n >= min(p.size, scrapSize):
 		p.scraps = 0
 	default:
 		if p.scraps++; p.scraps == maxScraps {

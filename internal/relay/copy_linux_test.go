@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -448,4 +449,42 @@ func ended(t testing.TB, c *net.TCPConn) bool {
 		return true // closed by us
 	}
 	return state == tcpClose
+}
+
+// A client that breaks off while the destination reads nothing is noticed: the
+// bytes that wait for the destination have lost their meaning.
+func TestClientGoneWhileWriting(t *testing.T) {
+	j := join(t, pairing{tcp, tcp}, smallBuffers)
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	writer.Go(func() { j.client.Write(make([]byte, 64<<20)) })
+	last := int64(-1)
+	if !poll(func() bool {
+		up, _ := j.Bytes()
+		stuck := up > 0 && up == last && j.up.writing.Load()
+		last = up
+		time.Sleep(20 * time.Millisecond)
+		return stuck
+	}) {
+		t.Fatal("the session does not come to wait for the destination")
+	}
+	j.watch() // the client is there, and nothing happens
+	select {
+	case <-j.done:
+		t.Fatalf("ended with its client there: %v", j.err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	abort(j.client)
+	writer.Wait()
+	arrived := func() (closed bool) {
+		_ = raw(j.up.src).Control(func(fd uintptr) { closed = isClosed(fd) }) // gone would take the error away
+		return closed
+	}
+	if !poll(arrived) {
+		t.Fatal("the reset does not arrive")
+	}
+	j.watch()
+	if err := j.wait(t); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v, want a reset", err)
+	}
 }

@@ -229,7 +229,7 @@ func TestCloseBeforeStart(t *testing.T) {
 		far, near := p.client.open(t)
 		far2, near2 := p.upstream.open(t)
 		pair := &Pair{Client: near, Upstream: near2}
-		pair.Close()
+		pair.Close(ErrCut)
 		j := &joined{client: far, upstream: far2}
 		j.start(t, pair)
 		if err := j.wait(t); err != ErrCut {

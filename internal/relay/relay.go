@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,7 +17,7 @@ import (
 // ErrIdle is given to Done when no byte has moved for the time Idle.
 var ErrIdle = errors.New("idle for too long")
 
-// ErrCut is given to Done after Close.
+// ErrCut is the reason of a session that is cut without another.
 var ErrCut = errors.New("session closed")
 
 // A Pair is two joined connections. Set its fields, then call Start once.
@@ -26,17 +27,33 @@ type Pair struct {
 	// Idle is how long neither direction may move a byte. 0 means for ever.
 	Idle time.Duration
 
+	// UpGate and DownGate hold back the bytes of a direction; nil lets them
+	// pass.
+	UpGate, DownGate Gate
+
 	// Done, if not nil, is called once, when both connections are closed:
 	// with nil if each side has ended its direction in order.
 	Done func(err error)
 
 	up, down half
 	watchdog *time.Timer
-	lasting  atomic.Bool           // the session has its keepalives
-	active   atomic.Int64          // when a byte last moved, on our clock
-	running  atomic.Int32          // directions that have not ended
+	lasting  atomic.Bool   // the session has its keepalives
+	active   atomic.Int64  // when a byte last moved, on our clock
+	running  atomic.Int32  // directions that have not ended
+	cut      chan struct{} // closed by stop; nil without gates
+	cutOnce  sync.Once
 	cause    atomic.Pointer[error] // why the session ends other than in order
 	reset    atomic.Bool           // a side broke off: so shall the other
+}
+
+// A Gate holds back bytes on their way.
+type Gate interface {
+	// Wait returns when n more bytes may pass. An error says that they must
+	// not, or that cut was closed meanwhile; it ends the session.
+	Wait(n int, cut <-chan struct{}) error
+
+	// Chunk is how many bytes should pass in one piece; 0 means no bound.
+	Chunk() int
 }
 
 // Start begins to copy and returns. The connections belong to the Pair, which
@@ -44,8 +61,11 @@ type Pair struct {
 func (p *Pair) Start() {
 	client, early := unwrap(p.Client)
 	upstream, late := unwrap(p.Upstream)
-	p.up = half{pair: p, src: client, dst: upstream, unread: early}
-	p.down = half{pair: p, src: upstream, dst: client, unread: late}
+	p.up = half{pair: p, src: client, dst: upstream, unread: early, gate: p.UpGate}
+	p.down = half{pair: p, src: upstream, dst: client, unread: late, gate: p.DownGate}
+	if p.UpGate != nil || p.DownGate != nil {
+		p.cut = make(chan struct{})
+	}
 	p.touch()
 	p.running.Store(2)
 	p.watchdog = time.AfterFunc(math.MaxInt64, p.watch)
@@ -122,15 +142,18 @@ func (p *Pair) limit() time.Duration {
 // Bytes says how many bytes have reached the upstream and the client so far.
 func (p *Pair) Bytes() (up, down int64) { return p.up.bytes.Load(), p.down.bytes.Load() }
 
-// Close cuts the session: both sides see a reset.
-func (p *Pair) Close() {
+// Close cuts the session: both sides see a reset, and Done gets the reason.
+func (p *Pair) Close(reason error) {
 	p.reset.Store(true)
-	p.stop(ErrCut)
+	p.stop(reason)
 }
 
 // stop makes both directions end soon, for the reason err if there is none yet.
 func (p *Pair) stop(err error) {
 	p.cause.CompareAndSwap(nil, &err)
+	if p.cut != nil {
+		p.cutOnce.Do(func() { close(p.cut) })
+	}
 	past := time.Unix(1, 0)
 	for _, conn := range []net.Conn{p.Client, p.Upstream} {
 		if conn.SetDeadline(past) != nil {
@@ -173,6 +196,7 @@ type half struct {
 	pair     *Pair
 	src, dst net.Conn
 	unread   []byte // read of src before
+	gate     Gate   // nil: nothing holds the bytes back
 	bytes    atomic.Int64
 	writing  atomic.Bool // a write to dst is under way
 	broken   atomic.Bool // a write found that dst has broken off
@@ -190,7 +214,10 @@ func (h *half) back() *half {
 
 func (h *half) run() {
 	defer h.pair.end()
-	err := h.write(h.unread)
+	err := h.pass(len(h.unread))
+	if err == nil {
+		err = h.write(h.unread)
+	}
 	h.unread = nil
 	if err == nil {
 		err = h.copy()
@@ -249,6 +276,25 @@ func (h *half) closeWrite() {
 	}
 	h.back().over.Store(true)
 	h.dst.Close()
+}
+
+// pass waits until n bytes that have been read may go.
+func (h *half) pass(n int) error {
+	if h.gate == nil || n == 0 {
+		return nil
+	}
+	return h.gate.Wait(n, h.pair.cut)
+}
+
+// chunk is how much may be read at once, of at most size.
+func (h *half) chunk(size int) int {
+	if h.gate == nil {
+		return size
+	}
+	if n := h.gate.Chunk(); n > 0 {
+		return min(n, size)
+	}
+	return size
 }
 
 // write writes b to dst and counts it.

@@ -34,6 +34,20 @@ func Established(ctx context.Context) {
 	}
 }
 
+// Limit gives the client of this connection until d from now to complete its
+// handshake, in place of [Server.Timeout]. A negative d means no bound.
+func Limit(ctx context.Context, d time.Duration) {
+	h, ok := ctx.Value(handshakeKey{}).(*handshake)
+	switch {
+	case !ok:
+	case d < 0:
+		h.deadline.Store(nil)
+		_ = h.conn.SetReadDeadline(time.Time{})
+	default:
+		h.limit(time.Now().Add(d))
+	}
+}
+
 // Inbound returns the name of the listener that the connection came from, ""
 // if none is known.
 func Inbound(ctx context.Context) string {

@@ -1,21 +1,17 @@
-// Package upstream makes ways out of proxy URLs.
+// Package upstream makes ways out of proxy URLs, and of several ways out one: an
+// [SSH] server, a [Path] through several proxies, a [Group] of ways out that
+// stand in for each other.
 //
 //	[scheme://][user[:password]@]host[:port][?option=value]
 package upstream
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"log/slog"
 	"net/netip"
-	"net/url"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
@@ -23,32 +19,90 @@ import (
 )
 
 // Chain returns the way out through all the proxies, the nearest first.
-func Chain(urls []string) (argyle.Dialer, error) { return Checks{}.Chain(urls) }
+func Chain(urls []string) (argyle.Dialer, error) { return Options{}.Chain(urls) }
 
-// A Check looks at an address, as [argyle.Direct.Check] does.
-type Check = func(ctx context.Context, network string, addr netip.AddrPort) error
+// An AddrCheck looks at an address, as [argyle.Direct.Check] does.
+type AddrCheck = func(ctx context.Context, network string, addr netip.AddrPort) error
 
 // Checks are asked about the addresses that a way out uses by itself; nil
 // allows all.
 type Checks struct {
-	First Check // about the first proxy's
-	Dest  Check // about those of names, where a proxy's scheme says that we resolve them
+	First AddrCheck // about the first proxy's
+	Dest  AddrCheck // about those of names, where a proxy's scheme says that we resolve them
 }
 
 // Chain is [Chain] with the checks built in.
-func (c Checks) Chain(urls []string) (argyle.Dialer, error) {
-	var way argyle.Dialer = &argyle.Direct{Check: c.First}
+func (c Checks) Chain(urls []string) (argyle.Dialer, error) { return Options{Checks: c}.Chain(urls) }
+
+// Options are what URLs do not say about the ways out that are made of them.
+// The zero Options are ready to use.
+type Options struct {
+	Checks
+
+	// Resolver looks up the first proxy's name, and destinations where a
+	// proxy's scheme says that we do; nil is the system's.
+	Resolver argyle.Resolver
+
+	// Base is the way to the first proxy, which then looks after its name
+	// and its address by itself; nil is an [argyle.Direct] with Resolver
+	// and Checks.First.
+	Base argyle.Dialer
+
+	// Log is told of SSH connections that come and go; nil discards.
+	Log *slog.Logger
+}
+
+// Chain returns the way out through all the proxies, the nearest first.
+func (o Options) Chain(urls []string) (argyle.Dialer, error) {
+	way := o.base()
 	for _, u := range urls {
-		next, err := Parse(u, way)
+		next, err := o.parse(u, way)
 		if err != nil {
 			return nil, err
-		}
-		if s, ok := next.(*socks.Dialer); ok {
-			s.Check = c.Dest
 		}
 		way = next
 	}
 	return way, nil
+}
+
+// Hop returns the proxy of a URL as a part of a [Path].
+func (o Options) Hop(url string) (Hop, error) {
+	// Once for the errors and the name; Paths make more of them.
+	d, err := o.parse(url, nil)
+	if err != nil {
+		return Hop{}, err
+	}
+	if _, direct := d.(*argyle.Direct); direct {
+		return Hop{}, fmt.Errorf("proxy URL %q: direct is no proxy to go through", Redact(url))
+	}
+	return Hop{
+		Name:  nameOf(d),
+		Reach: func(forward argyle.Dialer) (argyle.Dialer, error) { return o.parse(url, forward) },
+	}, nil
+}
+
+// Path returns a way out through the proxies by a mode; see [Path].
+func (o Options) Path(mode Mode, length int, hops ...Hop) *Path {
+	return &Path{Hops: hops, Mode: mode, Length: length, Base: o.base(), Log: o.Log}
+}
+
+func (o Options) base() argyle.Dialer {
+	if o.Base != nil {
+		return o.Base
+	}
+	return &argyle.Direct{Check: o.First, Resolver: o.Resolver}
+}
+
+// parse is Parse with what the URL does not say.
+func (o Options) parse(url string, forward argyle.Dialer) (argyle.Dialer, error) {
+	d, err := Parse(url, forward)
+	switch d := d.(type) {
+	case *socks.Dialer:
+		d.Check, d.Resolver = o.Dest, o.Resolver
+	case *SSH:
+		d.Log = o.Log
+	}
+	return d, err
 }
 
 // Parse returns the way out through the proxy that s names, which is reached
@@ -65,221 +119,26 @@ func Parse(s string, forward argyle.Dialer) (argyle.Dialer, error) {
 	return d, nil
 }
 
-// Redact returns a proxy URL with its password left out. It would rather hide
-// too much: what stands before the last @ may belong to the password, even where
-// the URL is wrong.
-func Redact(s string) string {
-	at := strings.LastIndexByte(s, '@')
-	if at < 0 {
-		return s
+// Close closes what a way out keeps open between requests, which is the
+// connections to SSH servers, with the sessions on them. It can still be used.
+func Close(way argyle.Dialer) error {
+	switch d := way.(type) {
+	case *socks.Dialer:
+		return Close(d.Forward)
+	case *httpconnect.Dialer:
+		return Close(d.Forward)
+	case *SSH:
+		return errors.Join(d.Close(), Close(d.Forward))
+	case io.Closer:
+		return d.Close()
 	}
-	rest := s[:at]
-	if scheme, after := cutScheme(s); knows(scheme) {
-		rest = rest[len(s)-len(after):]
-	}
-	user, _, found := strings.Cut(rest, ":")
-	if !found {
-		return s
-	}
-	return s[:at-len(rest)] + user + ":…" + s[at:]
+	return nil
 }
 
-// proxyURL is a proxy URL in its parts.
-type proxyURL struct {
-	scheme         string
-	user, password string
-	addr           string // host:port or unix:/path
-	options        url.Values
-}
-
-// schemes are the known ones with their ports.
-var schemes = map[string]string{
-	"socks4": "1080", "socks4a": "1080", "socks5": "1080", "socks5h": "1080",
-	"socks5+tls": "1080", "socks5h+tls": "1080",
-	"http": "8080", "https": "443",
-	"direct": "",
-}
-
-func knows(scheme string) bool {
-	_, known := schemes[scheme]
-	return known
-}
-
-// cutScheme takes the scheme off a proxy URL. Without one, which must not be
-// looked for in a password, it is socks5h.
-func cutScheme(s string) (scheme, rest string) {
-	scheme, rest, found := strings.Cut(s, "://")
-	if !found || strings.ContainsFunc(scheme, notInScheme) {
-		return "socks5h", s
+// nameOf returns how a way out calls itself.
+func nameOf(d argyle.Dialer) string {
+	if named, ok := d.(fmt.Stringer); ok {
+		return named.String()
 	}
-	return strings.ToLower(scheme), rest
-}
-
-// notInScheme is for RFC 3986, section 3.1.
-func notInScheme(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '+' && r != '-' && r != '.'
-}
-
-// split takes a proxy URL apart, as curl reads it.
-func split(s string) (u proxyURL, err error) {
-	scheme, rest := cutScheme(s)
-	u.scheme = scheme
-	switch {
-	case scheme == "ssh":
-		return u, errors.New("the scheme ssh is not supported by this version")
-	case !knows(scheme):
-		return u, fmt.Errorf("unknown scheme %q, want one of socks5h, socks5, socks4a, socks4, socks5h+tls, socks5+tls, http, https, direct", scheme)
-	}
-	rest, query, _ := strings.Cut(rest, "?")
-	if strings.Contains(query, "@") { // whose is it? The options' errors show what they are about
-		return u, errors.New("write ? in a password as %3F and @ in an option as %40")
-	}
-	if u.options, err = url.ParseQuery(query); err != nil {
-		return u, fmt.Errorf("options: %w", err)
-	}
-	if scheme == "direct" {
-		if strings.Trim(rest, "/") != "" {
-			return u, errors.New("direct takes no host")
-		}
-		return u, nil
-	}
-	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		if strings.HasPrefix(rest, "unix:/") {
-			return u, errors.New("write @ in a path as %40")
-		}
-		if u.user, u.password, err = userinfo(rest[:at]); err != nil {
-			return u, err
-		}
-		rest = rest[at+1:]
-	}
-	if strings.HasPrefix(scheme, "http") && strings.Contains(u.user, ":") {
-		return u, errors.New("a user name for HTTP has no colon") // RFC 7617, section 2
-	}
-	u.addr, err = hostPort(rest, schemes[scheme])
-	return u, err
-}
-
-// userinfo takes user and password apart. An error must not show them.
-func userinfo(s string) (user, password string, err error) {
-	user, password, _ = strings.Cut(s, ":")
-	if user, err = url.PathUnescape(user); err == nil {
-		password, err = url.PathUnescape(password)
-	}
-	if err != nil {
-		return "", "", errors.New("a % in user name or password must be written as %25")
-	}
-	if len(user) > 255 || len(password) > 255 {
-		return "", "", errors.New("user name and password have at most 255 bytes each")
-	}
-	return user, password, nil
-}
-
-// hostPort completes host with the port of the scheme.
-func hostPort(host, port string) (string, error) {
-	if path, ok := strings.CutPrefix(host, "unix:"); ok {
-		return unixPath(path)
-	}
-	host = strings.TrimSuffix(host, "/")
-	if strings.HasPrefix(host, "[") {
-		host = strings.Replace(host, "%25", "%", 1) // RFC 6874: before a zone
-	}
-	if strings.HasSuffix(host, "]") || !strings.Contains(host, ":") {
-		host += ":" + port
-	}
-	name, number, err := net.SplitHostPort(host)
-	if err != nil {
-		return "", fmt.Errorf("want host or host:port, IPv6 in brackets: %w", err)
-	}
-	if n, err := strconv.ParseUint(number, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("port %q is not a number from 1 to 65535", number)
-	}
-	if _, err := argyle.ParseHost(name, 0); err != nil {
-		return "", fmt.Errorf("host %q is neither a name nor an address", name)
-	}
-	return host, nil
-}
-
-func unixPath(escaped string) (string, error) {
-	path, err := url.PathUnescape(escaped)
-	switch {
-	case err != nil:
-		return "", errors.New("a % in a path must be written as %25")
-	case path == "":
-		return "", errors.New("unix: without a path")
-	}
-	return "unix:" + path, nil
-}
-
-// dialer makes the way out.
-func (u *proxyURL) dialer(forward argyle.Dialer) (argyle.Dialer, error) {
-	base, withTLS := strings.CutSuffix(u.scheme, "+tls")
-	config, err := u.tls(withTLS || u.scheme == "https")
-	if err != nil {
-		return nil, err
-	}
-	unix := strings.HasPrefix(u.addr, "unix:")
-	if direct, ok := forward.(*argyle.Direct); ok && (unix || direct.Check == nil && direct.Resolver == nil) {
-		forward = nil // what it would do anyway
-	}
-	if forward != nil && unix {
-		return nil, errors.New("a unix socket cannot be reached through another proxy")
-	}
-	d := &socks.Dialer{Addr: u.addr, Forward: forward, User: u.user, Password: u.password, TLS: config}
-	switch base {
-	case "direct":
-		if forward == nil {
-			return &argyle.Direct{}, nil
-		}
-		return forward, nil
-	case "http", "https":
-		return &httpconnect.Dialer{Addr: u.addr, Forward: forward, User: u.user, Password: u.password, TLS: config}, nil
-	case "socks4":
-		d.Version, d.ResolveNames = 4, true
-	case "socks4a":
-		d.Version = 4
-	case "socks5":
-		d.ResolveNames = true
-	}
-	return d, nil
-}
-
-// tls makes a TLS configuration of the options; nil if TLS is not wanted.
-func (u *proxyURL) tls(wanted bool) (*tls.Config, error) {
-	allowed := []string{}
-	if wanted {
-		allowed = []string{"ca", "cert", "key", "sni"}
-	}
-	for option, values := range u.options {
-		if !slices.Contains(allowed, option) {
-			return nil, fmt.Errorf("unknown option %q for %s", option, u.scheme)
-		}
-		if len(values) != 1 || values[0] == "" { // an empty ca would mean the system's
-			return nil, fmt.Errorf("option %s must have one value", option)
-		}
-	}
-	if !wanted {
-		return nil, nil
-	}
-	config := &tls.Config{ServerName: u.options.Get("sni"), MinVersion: tls.VersionTLS12}
-	if file := u.options.Get("ca"); file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("option ca: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("option ca: no certificate in %s", file)
-		}
-	}
-	if cert, key := u.options.Get("cert"), u.options.Get("key"); cert != "" || key != "" {
-		if cert == "" || key == "" {
-			return nil, errors.New("options cert and key belong together")
-		}
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("options cert and key: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
+	return fmt.Sprintf("%T", d)
 }

@@ -44,6 +44,12 @@ func describe(d argyle.Dialer) string {
 			text += " tls " + d.TLS.ServerName
 		}
 		return strings.TrimSpace(text)
+	case *SSH:
+		text := "ssh " + d.Addr + login(d.User, d.Password)
+		if len(d.Identity)+len(d.KnownHosts) > 0 {
+			text += fmt.Sprintf(" %q %q", d.Identity, d.KnownHosts)
+		}
+		return text
 	}
 	return fmt.Sprintf("%T", d)
 }
@@ -62,6 +68,12 @@ func TestParse(t *testing.T) {
 		{"socks5+tls://gw", "socks5 names here gw:1080 tls"},
 		{"http://gw", "http gw:8080"},
 		{"https://gw", "http gw:443 tls"},
+		{"ssh://gw", "ssh gw:22"},
+		{"ssh://gw:2222", "ssh gw:2222"},
+		{"ssh://[2001:db8::1]", "ssh [2001:db8::1]:22"},
+		{"ssh://ann@gw", `ssh gw:22 "ann" ""`},
+		{"ssh://ann:a%40b@gw", `ssh gw:22 "ann" "a@b"`},
+		{"ssh://gw?known_hosts=/dev/null", `ssh gw:22 [] ["/dev/null"]`},
 		{"direct://", "direct"},
 		{"direct:///", "direct"},
 		{"SOCKS5://gw", "socks5 names here gw:1080"},
@@ -125,12 +137,18 @@ func TestParseErrors(t *testing.T) {
 		{"", "neither a name nor an address"},
 		{"socks5h://", "neither a name nor an address"},
 		{"socks5h://ann:secret@", "neither a name nor an address"},
-		{"socks6://gw", `unknown scheme "socks6", want one of socks5h, socks5, socks4a`},
+		{"socks6://gw", `unknown scheme "socks6", want one of socks5h, socks5, socks4a, socks4, socks5h+tls, socks5+tls, http, https, ssh, direct`},
 		{"ftp://gw", `unknown scheme "ftp"`},
 		{"http+tls://gw", `unknown scheme "http+tls"`},
 		{"socks4+tls://gw", `unknown scheme "socks4+tls"`},
-		{"ssh://ann@box", "ssh is not supported by this version"},
-		{"ssh://ann:secret@box?identity=/id", "ssh is not supported by this version"},
+		{"ssh://ann:secret@box?identity=/nonexistent/id", "option identity: key: open /nonexistent/id: no such file"},
+		{"ssh://box?identity=/dev/null", "option identity: key /dev/null: ssh: no key found"},
+		{"ssh://box?known_hosts=/nonexistent/kh", "option known_hosts: open /nonexistent/kh: no such file"},
+		{"ssh://box?known_hosts=/etc/passwd", "option known_hosts: knownhosts: /etc/passwd:"},
+		{"ssh://box?identity=", "option identity must have one value"},
+		{"ssh://box?ca=/x", `unknown option "ca" for ssh`},
+		{"ssh://ann:secret@unix:/run/sshd", "ssh wants a host"},
+		{"ssh://ann:se?cret@box", "? in a password as %3F"},
 		{"direct://gw", "direct takes no host"},
 		{"direct://ann:secret@", "direct takes no host"},
 		{"direct://?sni=gw", `unknown option "sni" for direct`},
@@ -224,7 +242,7 @@ func TestRedact(t *testing.T) {
 		"http://ann:secret@unix:/run/x":      "http://ann:…@unix:/run/x",
 		"ann:se://cret@gw":                   "ann:…@gw",
 		"ann://secret@gw":                    "ann:…@gw", // no scheme, but a user and //secret
-		"ssh://ann:secret@gw":                "ssh:…@gw",
+		"ssh://ann:secret@gw":                "ssh://ann:…@gw",
 		"socks5h://unix:/secret@gw":          "socks5h://unix:…@gw",
 		"socks5h+tls://gw:1?ca=/etc/a@b.pem": "socks5h+tls://gw:…@b.pem",
 	} {
@@ -245,6 +263,7 @@ func TestString(t *testing.T) {
 		"https://ann:secret@gw":         "https://gw:443",
 		"ann:secret@unix:/run/gw.sock":  "socks5h://unix:/run/gw.sock",
 		"direct://":                     "direct",
+		"ssh://ann:secret@gw":           "ssh://gw:22",
 		"https://ann:secret@gw?sni=elf": "https://gw:443",
 	} {
 		d, err := Parse(url, nil)
@@ -261,7 +280,7 @@ func TestString(t *testing.T) {
 // What leads to a proxy stays around it.
 func TestParseForward(t *testing.T) {
 	near := &socks.Dialer{Addr: "near:1080"}
-	for _, url := range []string{"socks5h://far", "socks4://far", "http://far", "https://far"} {
+	for _, url := range []string{"socks5h://far", "socks4://far", "http://far", "https://far", "ssh://far"} {
 		d, err := Parse(url, near)
 		if err != nil {
 			t.Fatal(err)
@@ -294,6 +313,8 @@ func forwardOf(d argyle.Dialer) argyle.Dialer {
 	case *socks.Dialer:
 		return d.Forward
 	case *httpconnect.Dialer:
+		return d.Forward
+	case *SSH:
 		return d.Forward
 	}
 	return nil
@@ -328,6 +349,7 @@ func FuzzParse(f *testing.F) {
 			f.Add("https://", "", around, at, "gw?ca=/dev/null")
 			f.Add("", "ann", around, at, "[::1]")
 			f.Add("ssh://", "ann", around, at, "box")
+			f.Add("ssh://", "ann", around, at, "[::1]:2222?known_hosts=/dev/null&identity=/dev/null")
 			f.Add("direct://", "ann", around, at, "")
 			f.Add("nonsense://", "ann", around, at, "")
 			f.Add("a b://", "x%", around, at, "gw:99999?x=%zz")
@@ -376,6 +398,8 @@ func checkLogin(t *testing.T, d argyle.Dialer, user, password string) {
 	case *socks.Dialer:
 		gotUser, gotPassword = d.User, d.Password
 	case *httpconnect.Dialer:
+		gotUser, gotPassword = d.User, d.Password
+	case *SSH:
 		gotUser, gotPassword = d.User, d.Password
 	}
 	if gotUser != wantUser || gotPassword != wantPassword {

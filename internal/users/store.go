@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +78,11 @@ func (s *Store) reload() error {
 	}
 	s.file.Store(file)
 	return nil
+}
+
+// Names returns the names of the users, sorted.
+func (s *Store) Names() []string {
+	return slices.Sorted(maps.Keys(s.file.Load().byName))
 }
 
 // Verify reports whether password is user's: nil, or ErrDenied, or why the

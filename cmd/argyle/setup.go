@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/limit"
+	"github.com/argyle-socks/argyle/internal/names"
+	"github.com/argyle-socks/argyle/internal/policy"
+	"github.com/argyle-socks/argyle/internal/users"
+	"github.com/argyle-socks/argyle/proxy"
+)
+
+// setup is what a configuration asks for, listeners apart. A reload makes
+// another, which takes over what has not changed.
+type setup struct {
+	file     *config.File
+	policy   *policy.Policy
+	users    *users.Store // nil if nobody has a password
+	gate     *users.Gate  // nil without users
+	tls      *tlsFiles    // nil without TLS
+	ways     map[string]*way
+	resolver *names.Resolver
+	timeouts proxy.Timeouts
+}
+
+// world is what setups share, and what outlives them.
+type world struct {
+	log    *slog.Logger
+	now    atomic.Pointer[setup] // the setup in force
+	own    atomic.Pointer[policy.Listeners]
+	limits *limit.Table
+	guard  *users.Guard
+}
+
+// isOwn reports whether an address is one of our listeners.
+func (w *world) isOwn(addr netip.AddrPort) bool {
+	own := w.own.Load()
+	return own != nil && own.Contains(addr)
+}
+
+func newWorld(log *slog.Logger) *world {
+	return &world{
+		log:    log,
+		limits: new(limit.Table),
+		guard:  new(users.Guard),
+	}
+}
+
+// build makes a setup of a configuration, and returns every mistake in it.
+// What old has and file still wants is taken over; old may be nil.
+func (w *world) build(file *config.File, old *setup) (*setup, error) {
+	set := &setup{file: file, timeouts: timeouts(file.Timeouts)}
+	var errs []error
+	check := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	check(set.openUsers(w, old))
+	check(set.openTLS())
+	check(set.makeResolver())
+	check(set.makeWays(w, old))
+	check(set.makePolicy(w))
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return set, errors.Join(set.runTests()...)
+}
+
+// openUsers reads the users file.
+func (set *setup) openUsers(w *world, old *setup) (err error) {
+	if set.file.Users == nil || set.file.Users.File == "" {
+		return nil
+	}
+	path := set.file.Path(set.file.Users.File)
+	if old != nil && old.users != nil && old.file.Path(old.file.Users.File) == path {
+		set.users, set.gate = old.users, old.gate
+		return nil
+	}
+	if set.users, err = users.Open(path); err != nil {
+		var all []error
+		for _, err := range unjoin(err) {
+			all = append(all, set.file.Errorf("users.file", "%w", err))
+		}
+		return errors.Join(all...)
+	}
+	set.gate = users.NewGate(set.users, w.guard)
+	return nil
+}
+
+// openTLS reads the certificate.
+func (set *setup) openTLS() (err error) {
+	t := set.file.TLS
+	if t == nil {
+		return nil
+	}
+	set.tls = &tlsFiles{
+		cert: set.file.Path(t.Cert), key: set.file.Path(t.Key), clientCA: set.file.Path(t.ClientCA),
+		users: set.users != nil,
+	}
+	if err := set.tls.Reload(); err != nil {
+		return set.file.Errorf("tls", "%w", err)
+	}
+	return nil
+}
+
+// makeResolver makes what looks names up.
+func (set *setup) makeResolver() error {
+	f := set.file.Names
+	prefer, err := names.ParsePreference(string(f.Prefer))
+	if err != nil {
+		return set.file.Errorf("names.prefer", "%w", err)
+	}
+	set.resolver = &names.Resolver{
+		Hosts:     f.Hosts,
+		Prefer:    prefer,
+		CacheSize: f.Cache.Size,
+		MaxTTL:    f.Cache.MaxTTL.Duration(),
+	}
+	var errs []error
+	parse := func(path string, texts []string) (servers []names.Server) {
+		for i, text := range texts {
+			server, err := names.ParseServer(text)
+			if err != nil {
+				errs = append(errs, set.file.Errorf(fmt.Sprintf("%s[%d]", path, i), "%w", err))
+			}
+			servers = append(servers, server)
+		}
+		return servers
+	}
+	set.resolver.Servers = parse("names.servers", f.Servers)
+	for suffix, texts := range f.Split {
+		set.resolver.Zones = append(set.resolver.Zones, names.Zone{
+			Suffix:  suffix,
+			Servers: parse("names.split."+suffix, texts),
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// LookupNetIP asks the resolver of the setup in force.
+func (w *world) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	return w.now.Load().resolver.LookupNetIP(ctx, network, host)
+}
+
+// Route asks the policy of the setup in force.
+func (w *world) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
+	set := w.now.Load()
+	route, err := set.policy.Route(ctx, req)
+	route.Timeouts = route.Timeouts.Over(set.timeouts)
+	return route, err
+}
+
+func timeouts(t config.Timeouts) proxy.Timeouts {
+	return proxy.Timeouts{
+		DialTimeout: t.Dial.Duration(),
+		BindTimeout: t.Bind.Duration(),
+		Idle:        t.Idle.Duration(),
+		UDPIdle:     t.UDPIdle.Duration(),
+		MaxTime:     t.Session.Duration(),
+	}
+}
+
+// subjectLimits returns what a request counts against beside its rule.
+func (w *world) subjectLimits(file *config.File) func(*argyle.Request) []proxy.Limit {
+	l := file.Limits
+	if l.All == nil && l.Client == nil && l.User == nil && len(l.Users) == 0 && len(l.Groups) == 0 {
+		return nil
+	}
+	groups := groupsByUser(file)
+	return func(req *argyle.Request) (all []proxy.Limit) {
+		if l.All != nil {
+			all = append(all, w.limits.For("all", "", limitSpec(l.All)))
+		}
+		if l.Client != nil && req.Client.IsValid() {
+			all = append(all, w.limits.For("client", limit.ClientKey(req.Client.Addr()), limitSpec(l.Client)))
+		}
+		if of := userLimit(&l, groups, req.User); of != nil {
+			all = append(all, w.limits.For("user", req.User, limitSpec(of)))
+		}
+		return all
+	}
+}
+
+// userLimit is what holds for a user: his own limit, that of his group, or that
+// of everybody.
+func userLimit(l *config.Limits, groups map[string][]string, user string) *config.Limit {
+	if user == "" {
+		return nil
+	}
+	if own, ok := l.Users[user]; ok {
+		return &own
+	}
+	for _, group := range groups[user] {
+		if of, ok := l.Groups[group]; ok {
+			return &of
+		}
+	}
+	return l.User
+}
+
+// groupsByUser returns the groups of each user in alphabetical order.
+func groupsByUser(file *config.File) map[string][]string {
+	byUser := make(map[string][]string)
+	if file.Users == nil {
+		return byUser
+	}
+	for group, members := range file.Users.Groups {
+		for _, user := range members {
+			byUser[user] = append(byUser[user], group)
+		}
+	}
+	for _, groups := range byUser {
+		slices.Sort(groups)
+	}
+	return byUser
+}
+
+func limitSpec(l *config.Limit) limit.Spec {
+	return limit.Spec{
+		Sessions:    l.Sessions,
+		Rate:        limit.Rate{N: l.Rate.N, Per: l.Rate.Per},
+		Up:          int64(l.Up),
+		Down:        int64(l.Down),
+		SessionUp:   int64(l.SessionUp),
+		SessionDown: int64(l.SessionDown),
+		Quota:       l.Quota.Bytes,
+		QuotaPeriod: limit.Period(l.Quota.Period),
+	}
+}

@@ -1,0 +1,5 @@
+package limit
+
+const childLedger = "ARGYLE_TEST_LEDGER"
+
+func countForEver(path string) {}
