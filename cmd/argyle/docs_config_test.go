@@ -20,8 +20,8 @@ func TestDocsConfigs(t *testing.T) {
 	for _, name := range []string{"FAR_PASSWORD", "PARENT_PASSWORD", "CHAIN_PASSWORD"} {
 		t.Setenv(name, "p@ss/word")
 	}
-	for page, least := range map[string]int{"config": 12, "coming-from": 3} {
-		blocks := yamlBlocks.FindAllStringSubmatch(docsPage(t, page), -1)
+	for page, least := range map[string]int{"docs/config": 12, "docs/coming-from": 3, "README": 1} {
+		blocks := yamlBlocks.FindAllStringSubmatch(docsFile(t, "../../"+page+".md"), -1)
 		if len(blocks) < least {
 			t.Errorf("%s has %d configurations", page, len(blocks))
 		}

@@ -17,7 +17,7 @@ import (
 // Every flag of a command is in its page, with its shorthand, its value's name and its default, and no page has another.
 func TestDocsFlags(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"serve", "connect", "passwd"} {
+	for _, name := range []string{"serve", "connect", "passwd", "check", "explain"} {
 		t.Run(name, func(t *testing.T) {
 			page := docsPage(t, name)
 			cmd := commandOf(t, name)
@@ -47,8 +47,8 @@ func TestDocsFlags(t *testing.T) {
 // Command lines in the pages are right.
 func TestDocsExamples(t *testing.T) {
 	t.Parallel()
-	lines := regexp.MustCompile(`(?m)^    .*\bargyle (serve|connect|passwd) ([^'"|<>#…\n]*)(.*)`)
-	for _, name := range []string{"serve", "connect", "passwd"} {
+	lines := regexp.MustCompile(`(?m)^    .*\bargyle (serve|connect|passwd|check|explain) ([^'"|<>#…\n]*)(.*)`)
+	for _, name := range []string{"serve", "connect", "passwd", "check", "operating"} {
 		found := lines.FindAllStringSubmatch(docsPage(t, name), -1)
 		if len(found) == 0 {
 			t.Errorf("%s has no examples", name)
@@ -80,7 +80,7 @@ func TestDocsExamples(t *testing.T) {
 func TestDocsSchemes(t *testing.T) {
 	t.Parallel()
 	rows := regexp.MustCompile("(?m)^\\| `([a-z0-9+]+)` \\| ([0-9]+) \\|").FindAllStringSubmatch(docsPage(t, "connect"), -1)
-	if len(rows) != 8 {
+	if len(rows) != 9 {
 		t.Errorf("%d schemes with a port", len(rows))
 	}
 	for _, row := range rows {
