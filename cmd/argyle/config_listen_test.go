@@ -215,6 +215,7 @@ rules:
 		if got := refusal.got(conn); got != refusal.want {
 			t.Errorf("%s: %v, want %v", refusal.name, got, refusal.want)
 		}
+		conn.Close()
 		if line := s.sessionBy(t, "client", client); line["err"] == nil {
 			t.Errorf("%s: %v", refusal.name, line)
 		}
@@ -739,20 +740,18 @@ rules:
 
 	// Who tries to log in, and cannot, is not let in as anonymous.
 	before := len(s.lines("session"))
-	for _, at := range []string{both, usual} {
-		conn := dialRaw(t, at)
-		if got := method5(t, conn, wire.NoAuth, wire.UserPass); got != wire.UserPass {
-			t.Errorf("the server chooses %v", got)
-		}
-		write(t, conn, wire.Login{User: user, Password: "wrong"})
-		if got := read(t, conn, 2); got[1] != 1 {
-			t.Errorf("a wrong password: status %d", got[1])
-		}
-		gone(t, conn)
-		for method, target := range map[string]string{"CONNECT": anybody, "GET": "http://" + anybody + "/"} {
-			if got := statusOf(t, dialRaw(t, at), method, target, basic(user, "wrong")); got != http.StatusProxyAuthRequired {
-				t.Errorf("%s with a wrong password: %d", method, got)
-			}
+	conn := dialRaw(t, both)
+	if got := method5(t, conn, wire.NoAuth, wire.UserPass); got != wire.UserPass {
+		t.Errorf("the server chooses %v", got)
+	}
+	write(t, conn, wire.Login{User: user, Password: "wrong"})
+	if got := read(t, conn, 2); got[1] != 1 {
+		t.Errorf("a wrong password: status %d", got[1])
+	}
+	gone(t, conn)
+	for method, target := range map[string]string{"CONNECT": anybody, "GET": "http://" + anybody + "/"} {
+		if got := statusOf(t, dialRaw(t, both), method, target, basic(user, "wrong")); got != http.StatusProxyAuthRequired {
+			t.Errorf("%s with a wrong password: %d", method, got)
 		}
 	}
 	if got := method5(t, dialRaw(t, usual), wire.NoAuth); got != wire.NoAcceptable {

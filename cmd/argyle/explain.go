@@ -171,6 +171,9 @@ func explain(ctx context.Context, w io.Writer, path, at string, req *argyle.Requ
 		e.Route.Dialer = w.Dialer // whose own name says more
 	}
 	for i, l := range e.Route.Limits {
+		if wanted, ok := l.(*wantedLimit); ok {
+			l = wanted.limit()
+		}
 		if l, ok := l.(*limit.Limit); ok {
 			e.Route.Limits[i] = &figures{l}
 		}

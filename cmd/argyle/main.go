@@ -27,7 +27,7 @@ func run(args []string) int {
 	if err == nil {
 		return 0
 	}
-	if err == errTold {
+	if errors.Is(err, errTold) {
 		return 1
 	}
 	fmt.Fprintf(os.Stderr, "argyle: %s\n", oneLine(err))

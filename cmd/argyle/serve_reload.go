@@ -64,6 +64,7 @@ func (s *service) apply(file *config.File) error {
 		return err
 	}
 	s.now.Store(set)
+	s.setLimits(set)
 	gone := s.inbounds
 	s.inbounds = kept
 	s.note()
@@ -83,6 +84,18 @@ func (s *service) apply(file *config.File) error {
 		s.endRefused(set)
 	}
 	return nil
+}
+
+// setLimits lets the limits of set hold for the sessions that are there already.
+func (s *service) setLimits(set *setup) {
+	for _, l := range set.limits {
+		l.limit()
+	}
+	if subjects := set.policy.Limits; subjects != nil {
+		for session := range s.proxy.Sessions() {
+			subjects(session.Request())
+		}
+	}
 }
 
 // openInbounds opens the listeners that set wants and that are not open yet.

@@ -29,6 +29,7 @@ type setup struct {
 	ways     map[string]*way
 	resolver *names.Resolver
 	timeouts proxy.Timeouts
+	limits   []*wantedLimit // of the rules
 }
 
 // world is what setups share, and what outlives them.
@@ -177,18 +178,34 @@ func (w *world) subjectLimits(file *config.File) func(*argyle.Request) []proxy.L
 	}
 	groups := groupsByUser(file)
 	return func(req *argyle.Request) (all []proxy.Limit) {
+		add := func(kind, name string, of *config.Limit) {
+			all = append(all, w.limits.For(kind, name, limitSpec(of)))
+		}
 		if l.All != nil {
-			all = append(all, w.limits.For("all", "", limitSpec(l.All)))
+			add("all", "", l.All)
 		}
 		if l.Client != nil && req.Client.IsValid() {
-			all = append(all, w.limits.For("client", limit.ClientKey(req.Client.Addr()), limitSpec(l.Client)))
+			add("client", limit.ClientKey(req.Client.Addr()), l.Client)
 		}
 		if of := userLimit(&l, groups, req.User); of != nil {
-			all = append(all, w.limits.For("user", req.User, limitSpec(of)))
+			add("user", req.User, of)
 		}
 		return all
 	}
 }
+
+// wantedLimit is a rule's limit, which counts on from one configuration to the
+// next. What it may use is set when the configuration is in force, not before.
+type wantedLimit struct {
+	world      *world
+	kind, name string
+	spec       limit.Spec
+}
+
+func (l *wantedLimit) limit() *limit.Limit { return l.world.limits.For(l.kind, l.name, l.spec) }
+
+// Begin counts a session in.
+func (l *wantedLimit) Begin(req *argyle.Request) (proxy.Share, error) { return l.limit().Begin(req) }
 
 // userLimit is what holds for a user: his own limit, that of his group, or that
 // of everybody.

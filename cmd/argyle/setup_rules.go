@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
@@ -109,7 +108,9 @@ func (set *setup) makeRule(w *world, i int) policy.Rule {
 		rule.Times = append(rule.Times, policy.Span{From: t.From, To: t.To})
 	}
 	if from.Limits != nil {
-		rule.Limits = []proxy.Limit{w.limits.For("rule", ruleKey(from), limitSpec(from.Limits))}
+		l := &wantedLimit{world: w, kind: "rule", name: ruleKey(from), spec: limitSpec(from.Limits)}
+		set.limits = append(set.limits, l)
+		rule.Limits = []proxy.Limit{l}
 	}
 	rule.Quiet = from.Log == config.LogOff
 	rule.Level = logLevel(from.Log)
@@ -237,12 +238,4 @@ func testRequest(test *config.Test) (*argyle.Request, error) {
 	var err error
 	req.Dest, err = argyle.ParseAddr(dest)
 	return req, err
-}
-
-// at is when a test happens.
-func at(m config.Moment) time.Time {
-	if m.Time().IsZero() {
-		return time.Now()
-	}
-	return m.Time()
 }

@@ -164,7 +164,7 @@ func (m *wayMaker) upstream(name string) *way {
 
 // add makes a way, or takes over the old one if it was made of the same. path
 // is where the configuration tells of it.
-func (m *wayMaker) add(name string, make func() (argyle.Dialer, error), path string, of ...any) *way {
+func (m *wayMaker) add(name string, maker func() (argyle.Dialer, error), path string, of ...any) *way {
 	made := &way{name: name, key: m.key(of)}
 	if m.old != nil {
 		if old := m.old.ways[name]; old != nil && old.key == made.key {
@@ -173,7 +173,7 @@ func (m *wayMaker) add(name string, make func() (argyle.Dialer, error), path str
 		}
 	}
 	m.set.ways[name] = made
-	d, err := make()
+	d, err := maker()
 	if err != nil {
 		m.errs = append(m.errs, m.set.file.Errorf(path, "%w", err))
 		d = &argyle.Direct{Check: m.check} // the setup will not be used
