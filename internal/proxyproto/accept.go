@@ -23,8 +23,9 @@ import (
 
 // Accept returns conn itself, unless it comes from a trusted network. One that
 // does must begin with a PROXY header, which the first Read takes off; its
-// addresses are then those in the header. A header from elsewhere is never
-// believed: it is what the client sends, and no more.
+// client is then the one in the header. A header from elsewhere is never
+// believed: it is what the client sends, and no more. The local address stays
+// ours: that of the balancer is none that BIND or UDP ASSOCIATE could listen on.
 func Accept(conn net.Conn, trusted []netip.Prefix) net.Conn {
 	from := argyle.AddrOf(conn.RemoteAddr()).IP.WithZone("")
 	if !slices.ContainsFunc(trusted, func(n netip.Prefix) bool { return n.Contains(from) }) {
@@ -46,11 +47,8 @@ type headed struct {
 	once   sync.Once
 	err    error // of the header
 	unread []byte
-	ends   atomic.Pointer[ends] // nil until the header has told
+	client atomic.Pointer[net.TCPAddr] // nil until the header has told
 }
-
-// ends are the two ends of a connection.
-type ends struct{ remote, local net.Addr }
 
 // Read reads what comes after the header.
 func (c *headed) Read(b []byte) (int, error) {
@@ -81,8 +79,8 @@ func (c *headed) readHeader() error {
 	}
 	c.unread = b[n:]
 	// LOCAL and UNKNOWN speak for the balancer itself.
-	if remote, local, ok := header.TCPAddrs(); ok && !header.Command.IsLocal() {
-		c.ends.Store(&ends{remote, local})
+	if client, _, ok := header.TCPAddrs(); ok && !header.Command.IsLocal() {
+		c.client.Store(client)
 	}
 	return nil
 }
@@ -144,18 +142,10 @@ func length(b []byte) (int, error) {
 // RemoteAddr returns the client that the header tells of; before it has been
 // read, the balancer.
 func (c *headed) RemoteAddr() net.Addr {
-	if e := c.ends.Load(); e != nil {
-		return e.remote
+	if client := c.client.Load(); client != nil {
+		return client
 	}
 	return c.Conn.RemoteAddr()
-}
-
-// LocalAddr returns where the client connected to, as the header tells it.
-func (c *headed) LocalAddr() net.Addr {
-	if e := c.ends.Load(); e != nil {
-		return e.local
-	}
-	return c.Conn.LocalAddr()
 }
 
 // Unwrap returns the connection inside and the bytes that it no longer has: the

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -224,30 +223,6 @@ func (c cancelling) DialContext(ctx context.Context, network, address string) (n
 	conn, err := c.Dialer.DialContext(ctx, network, address)
 	c.cancel()
 	return conn, err
-}
-
-// curl speaks version 1.
-func TestCurl(t *testing.T) {
-	curl, err := exec.LookPath("curl")
-	if err != nil {
-		t.Skip(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() { _ = exec.Command(curl, "-sS", "--haproxy-protocol", "http://"+ln.Addr().String()).Run() }()
-	server, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	conn := Accept(server, loopback)
-	b := make([]byte, 3)
-	if _, err := io.ReadFull(conn, b); err != nil || string(b) != "GET" || conn.RemoteAddr().String() != server.RemoteAddr().String() {
-		t.Errorf("%q from %v, %v", b, conn.RemoteAddr(), err)
-	}
 }
 
 // Whatever a balancer sends, what comes after a good header is all there.

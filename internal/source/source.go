@@ -5,12 +5,13 @@ package source
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -43,7 +44,7 @@ type Source struct {
 	// Mark, if not 0, is the firewall mark of the packets (Linux).
 	Mark uint32
 
-	turn atomic.Uint64
+	turn4, turn6 atomic.Uint64
 }
 
 // Check says what is wrong with the fields.
@@ -53,15 +54,33 @@ func (s *Source) Check() error {
 	default:
 		return fmt.Errorf("pick %q: want random, turn, user or destination", s.Pick)
 	}
-	for _, p := range s.Addrs {
-		switch {
-		case !p.IsValid():
-			return errors.New("an address is not valid")
-		case p.Addr().IsUnspecified() || p.Addr().IsMulticast():
-			return fmt.Errorf("nothing can come from %v", p)
+	if s.Pick != "" && len(s.Addrs) == 0 {
+		return fmt.Errorf("pick %s: there are no addresses to choose from", s.Pick)
+	}
+	for i, p := range s.Addrs {
+		if err := checkAddr(p); err != nil {
+			return err
+		}
+		if slices.Contains(s.Addrs[:i], p) {
+			return fmt.Errorf("%v is there twice", p)
 		}
 	}
 	return s.supported()
+}
+
+func checkAddr(p netip.Prefix) error {
+	ip := p.Addr()
+	switch {
+	case !p.IsValid():
+		return errors.New("an address is not valid")
+	case ip.Is4In6():
+		return fmt.Errorf("%v: write it as IPv4", p)
+	case ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("nothing can come from %v", p)
+	case ip.Is6() && ip.IsLinkLocalUnicast():
+		return fmt.Errorf("%v: an address of a link is not enough to find the link", p)
+	}
+	return nil
 }
 
 // errFamily is wrapped by what Local returns where it has no address: the race
@@ -85,12 +104,21 @@ func (s *Source) Local(ctx context.Context, remote netip.Addr) (netip.Addr, erro
 	}
 	switch s.Pick {
 	case Turn:
-		turn := s.turn.Add(1) - 1
+		turn := s.turns(is4).Add(1) - 1
 		return inside(s.nth(is4, turn%uint64(n)), turn/uint64(n)+1), nil
 	case User, Dest:
 		return s.sticky(is4, s.key(ctx, remote)), nil
 	}
 	return inside(s.nth(is4, rand.Uint64N(uint64(n))), rand.Uint64()), nil
+}
+
+// turns counts the turns of a family: a race tries both for one connection, and
+// with one counter each would only ever see the odd or the even ones.
+func (s *Source) turns(is4 bool) *atomic.Uint64 {
+	if is4 {
+		return &s.turn4
+	}
+	return &s.turn6
 }
 
 // nth returns the nth prefix of a family.
@@ -108,39 +136,73 @@ func (s *Source) nth(is4 bool, n uint64) netip.Prefix {
 }
 
 // key is what a sticky choice goes by.
-func (s *Source) key(ctx context.Context, remote netip.Addr) string {
+func (s *Source) key(ctx context.Context, remote netip.Addr) uint64 {
 	req := argyle.RequestOf(ctx)
 	switch {
-	case s.Pick == Dest && req != nil && !req.Dest.IsZero():
-		return req.Dest.Host()
+	case s.Pick == Dest && req != nil && req.Dest.Name != "":
+		// However a client writes a name, it is the same host.
+		return digest("name", strings.ToLower(strings.TrimSuffix(req.Dest.Name, ".")))
 	case s.Pick == Dest || req == nil:
-		return remote.String()
+		return digestAddr("address", remote.Unmap())
 	case req.User != "":
-		return "user " + req.User
+		return digest("user", req.User)
 	}
 	client := req.Client.Addr().Unmap().WithZone("")
 	if client.Is6() {
 		prefix, _ := client.Prefix(64) // fails for no IPv6 address
 		client = prefix.Addr()
 	}
-	return "client " + client.String()
+	return digestAddr("client", client)
+}
+
+// digest is the same on every host and after every restart: others write the
+// addresses into their firewalls. Nobody gains by two names with one digest.
+func digest(kind, text string) uint64 {
+	h := uint64(0xcbf29ce484222325) // FNV-1a
+	for _, s := range [...]string{kind, " ", text} {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 0x100000001b3
+		}
+	}
+	return h
+}
+
+func digestAddr(kind string, ip netip.Addr) uint64 {
+	b := ip.As16()
+	return digest(kind, string(b[:]))
+}
+
+// mix spreads the difference of two numbers over all bits.
+func mix(n uint64) uint64 {
+	n ^= n >> 30
+	n *= 0xbf58476d1ce4e5b9
+	n ^= n >> 27
+	n *= 0x94d049bb133111eb
+	return n ^ n>>31
 }
 
 // sticky chooses the prefix whose hash with the key is highest, so that one that
 // comes or goes moves only its own users, and an address in it by that hash.
-func (s *Source) sticky(is4 bool, key string) netip.Addr {
+func (s *Source) sticky(is4 bool, key uint64) netip.Addr {
 	var best netip.Prefix
-	var most, host uint64
+	var most uint64
 	for _, p := range s.Addrs {
 		if p.Addr().Is4() != is4 {
 			continue
 		}
-		sum := sha256.Sum256([]byte(p.String() + " " + key))
-		if h := binary.BigEndian.Uint64(sum[:]); !best.IsValid() || h > most {
-			best, most, host = p, h, binary.BigEndian.Uint64(sum[8:])
+		if h := weigh(key, p); !best.IsValid() || h > most {
+			best, most = p, h
 		}
 	}
-	return inside(best, host)
+	return inside(best, mix(most+0x9e3779b97f4a7c15))
+}
+
+// weigh hashes a key with a prefix.
+func weigh(key uint64, p netip.Prefix) uint64 {
+	b := p.Masked().Addr().As16()
+	h := mix(key ^ binary.BigEndian.Uint64(b[:]))
+	h = mix(h ^ binary.BigEndian.Uint64(b[8:]))
+	return mix(h ^ uint64(p.Bits()))
 }
 
 // inside returns the address of a prefix that a number stands for. It is never

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// patience is how long systemd may take to listen: a service can live without it.
+const patience = time.Second
+
 // notify sends states, one a line, to $NOTIFY_SOCKET, if that is set.
 func notify(states string) error {
 	address := os.Getenv("NOTIFY_SOCKET")
@@ -24,6 +27,7 @@ func notify(states string) error {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(patience)) // its queue may be full
 	if _, err := conn.Write([]byte(states)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
