@@ -66,7 +66,7 @@ func check(stdout, stderr io.Writer, path string) error {
 
 // checkFile makes of a file all that a server would, listeners apart.
 func checkFile(path string) (*setup, error) {
-	file, err := config.Load(path)
+	file, err := loadFile(path)
 	if err != nil {
 		return nil, err
 	}

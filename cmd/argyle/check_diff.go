@@ -16,11 +16,11 @@ import (
 
 // printDiff says what changes from one configuration to another.
 func printDiff(w io.Writer, oldPath, newPath string) error {
-	before, err := config.Load(oldPath)
+	before, err := loadFile(oldPath)
 	if err != nil {
 		return err
 	}
-	after, err := config.Load(newPath)
+	after, err := loadFile(newPath)
 	if err != nil {
 		return err
 	}
@@ -65,6 +65,8 @@ func diffSettings(before, after *config.File) (lines []string) {
 type setting struct {
 	value string // to be compared
 	text  string // to be shown: without secrets
+
+	refers bool // it may be the name of an upstream
 }
 
 // settings returns the values of a configuration by their keys.
@@ -131,7 +133,7 @@ func shown(v reflect.Value) setting {
 	case config.Secret:
 		s.value = string(secret)
 	case config.ProxyURL:
-		s.value = string(secret)
+		s.value, s.refers = string(secret), true
 	}
 	return s
 }

@@ -139,7 +139,7 @@ func wanted(file *config.File) *policy.Listeners {
 
 // explain prints what is decided about a request and why.
 func explain(ctx context.Context, w io.Writer, path, at string, req *argyle.Request) error {
-	file, err := config.Load(path)
+	file, err := loadFile(path)
 	if err != nil {
 		tell(os.Stderr, err)
 		return errTold

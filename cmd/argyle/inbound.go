@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,9 +49,22 @@ func openInbound(spec config.Listener) (*inbound, error) {
 	}
 	in := &inbound{spec: spec}
 	for _, ln := range lns {
-		in.lns = append(in.lns, &namedListener{ln, cmp.Or(spec.Name, ln.Addr().String())})
+		in.lns = append(in.lns, &namedListener{ln, inboundName(spec, ln)})
 	}
 	return in, nil
+}
+
+// inboundName is what rules and logs call a listener: its name, or its address as
+// it is written. One whose port the system chose is called by that.
+func inboundName(spec config.Listener, ln net.Listener) string {
+	_, port, err := net.SplitHostPort(spec.Address)
+	switch {
+	case spec.Name != "":
+		return spec.Name
+	case strings.HasPrefix(spec.Address, "systemd:") || err == nil && port == "0":
+		return ln.Addr().String()
+	}
+	return spec.Address
 }
 
 // namedListener is a listener that rules and logs know by a name.

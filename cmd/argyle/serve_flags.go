@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -31,9 +32,27 @@ func (f *serveFlags) file(common *commonFlags) (*config.File, error) {
 		file := new(config.File)
 		return file, f.enter(common, file)
 	}
-	loader := config.Loader{Flags: func(file *config.File) error { return f.enter(common, file) }}
+	loader := newLoader(common.config)
+	loader.Flags = func(file *config.File) error { return f.enter(common, file) }
 	return loader.Load(common.config)
 }
+
+// newLoader returns what reads the configuration at path.
+func newLoader(path string) *config.Loader {
+	root := func(name string) string {
+		if filepath.IsAbs(name) {
+			return name
+		}
+		return filepath.Join(filepath.Dir(path), name)
+	}
+	return &config.Loader{ProxyURL: func(url string) error {
+		_, err := upstream.Parse(rooted(root, url), nil)
+		return inner(err)
+	}}
+}
+
+// loadFile reads a configuration as it is, without flags.
+func loadFile(path string) (*config.File, error) { return newLoader(path).Load(path) }
 
 // enter puts the flags into a configuration.
 func (f *serveFlags) enter(common *commonFlags, file *config.File) (err error) {

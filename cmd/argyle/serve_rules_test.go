@@ -299,7 +299,7 @@ func TestUnixListener(t *testing.T) {
 	}
 	for n := range 3 {
 		line := s.waitLog(t, "session", n+1)
-		if line["client"] != "unix" || line["inbound"] != path {
+		if line["client"] != "unix" || line["inbound"] != "unix:"+path {
 			t.Errorf("%v", line)
 		}
 	}

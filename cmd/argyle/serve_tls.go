@@ -17,7 +17,7 @@ const tlsRecord = 0x16
 // tlsFiles is a TLS configuration made of files that may change.
 type tlsFiles struct {
 	cert, key, clientCA string
-	users               bool // clients without a certificate may use a password
+	optional            bool // clients without a certificate may be known otherwise, or not at all
 	config              atomic.Pointer[tls.Config]
 
 	mu   sync.Mutex // one reload at a time
@@ -67,7 +67,7 @@ func (t *tlsFiles) Reload() error {
 			return fmt.Errorf("client authorities: no certificate in %s", t.clientCA)
 		}
 		config.ClientAuth = tls.RequireAndVerifyClientCert
-		if t.users {
+		if t.optional {
 			config.ClientAuth = tls.VerifyClientCertIfGiven
 		}
 	}

@@ -105,7 +105,9 @@ func (set *setup) openTLS() (err error) {
 	}
 	set.tls = &tlsFiles{
 		cert: set.file.Path(t.Cert), key: set.file.Path(t.Key), clientCA: set.file.Path(t.ClientCA),
-		users: set.users != nil,
+		optional: set.users != nil || slices.ContainsFunc(set.file.Listen, func(l config.Listener) bool {
+			return slices.ContainsFunc(l.Auth, func(a config.Auth) bool { return a != config.AuthCertificate })
+		}),
 	}
 	if err := set.tls.Reload(); err != nil {
 		return set.file.Errorf("tls", "%w", err)

@@ -72,7 +72,7 @@ func nameOf(d argyle.Dialer) string {
 func (w *world) check(ctx context.Context, network string, addr netip.AddrPort) error {
 	p := w.now.Load().policy
 	by, ok := wayOf(ctx)
-	if !ok {
+	if !ok || upstream.ToProxy(ctx) {
 		return p.CheckOwn(ctx, network, addr)
 	}
 	return p.Check(by)(ctx, network, addr)
@@ -119,7 +119,7 @@ func (m *wayMaker) ruleWay(i int) {
 			d = &proxyproto.Dialer{Dialer: d, Version: rule.SendProxy}
 		}
 		return d, err
-	}, rulePath(i), rule.Source, rule.SendProxy, rule.Via)
+	}, rulePath(i), rule.Source, rule.SendProxy, config.ProxyURL(rule.Via))
 }
 
 // ruleDialer is where a rule's way goes, header or not.
@@ -194,8 +194,8 @@ func (m *wayMaker) key(of []any) [sha256.Size]byte {
 	var text strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&text, "%s=%q\n", key, all[key].value)
-		if u, ok := m.set.file.Upstreams[all[key].value]; ok {
-			inner := m.key([]any{u})
+		if u, ok := m.set.file.Upstreams[all[key].value]; ok && all[key].refers {
+			inner := m.key([]any{u}) // config has seen to it that there is no cycle
 			text.Write(inner[:])
 		}
 	}
@@ -285,7 +285,17 @@ func (m *wayMaker) chain(base argyle.Dialer, urls []string) (argyle.Dialer, erro
 	}
 	o := m.options()
 	o.Base = base
-	return o.Chain(urls)
+	way, err := o.Chain(urls)
+	return way, inner(err)
+}
+
+// inner leaves out the proxy URL of an error: the place in the file says which,
+// and there may be a secret in it where nobody looks for one.
+func inner(err error) error {
+	if cause := errors.Unwrap(err); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // path makes a dynamic or random chain.
@@ -296,7 +306,7 @@ func (m *wayMaker) path(base argyle.Dialer, urls []string, u *config.Upstream) (
 	for _, url := range urls {
 		hop, err := o.Hop(url)
 		if err != nil {
-			return nil, err
+			return nil, inner(err)
 		}
 		hops = append(hops, hop)
 	}
@@ -316,7 +326,7 @@ func (m *wayMaker) flatten(items []config.ProxyURL) (base argyle.Dialer, urls []
 		switch {
 		case name == "direct":
 		case !named:
-			urls = append(urls, name)
+			urls = append(urls, rooted(m.set.file.Path, name))
 		case len(u.Chain) > 0 && (u.Mode == "" || u.Mode == config.ChainStrict):
 			innerBase, inner, err := m.flatten(u.Chain)
 			if err != nil {
@@ -340,7 +350,7 @@ func (m *wayMaker) flatten(items []config.ProxyURL) (base argyle.Dialer, urls []
 	return base, urls, nil
 }
 
-// withLogin puts user and password into the last URL.
+// withLogin puts user and password into the last URL, in place of those in it.
 func withLogin(urls []string, user, password string) ([]string, error) {
 	if user == "" && password == "" {
 		return urls, nil
@@ -353,9 +363,9 @@ func withLogin(urls []string, user, password string) ([]string, error) {
 	if !found {
 		scheme, rest = "socks5h", last
 	}
-	if strings.Contains(rest, "@") {
-		return nil, errors.New("user and password are in the URL already")
-	}
+	host, options, _ := strings.Cut(rest, "?")
+	host = host[strings.LastIndexByte(host, '@')+1:]
+	rest = strings.TrimSuffix(host+"?"+options, "?")
 	return append(urls[:len(urls)-1:len(urls)-1], scheme+"://"+escape(user)+":"+escape(password)+"@"+rest), nil
 }
 
@@ -422,4 +432,22 @@ func (set *setup) stopWays() {
 			w.stop()
 		}
 	}
+}
+
+// rooted makes the files that a proxy URL names relative to the configuration,
+// as all others are.
+func rooted(root func(string) string, proxyURL string) string {
+	base, query, found := strings.Cut(proxyURL, "?")
+	options, err := url.ParseQuery(query)
+	if !found || err != nil || strings.Contains(query, "@") {
+		return proxyURL // upstream says what is wrong with it
+	}
+	for _, name := range []string{"ca", "cert", "key", "identity", "known_hosts"} {
+		for i, path := range options[name] {
+			if path != "" && !strings.HasPrefix(path, "~/") {
+				options[name][i] = root(path)
+			}
+		}
+	}
+	return base + "?" + options.Encode()
 }

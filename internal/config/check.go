@@ -13,9 +13,10 @@ import (
 // checker looks for what is wrong with a File as a whole: references to what
 // does not exist, and keys that do not go together.
 type checker struct {
-	f      *File
-	broken map[string]bool // see decoder
-	errs   []*Error
+	f        *File
+	broken   map[string]bool // see decoder
+	errs     []*Error
+	proxyURL func(string) error // see Loader
 }
 
 func (c *checker) fail(path, format string, args ...any) {
@@ -40,7 +41,9 @@ func (c *checker) file() {
 	c.items("proxy", c.f.Proxy)
 	c.names()
 	c.sets()
+	named := make(map[string]int)
 	for i := range c.f.Rules {
+		c.ruleName(named, i)
 		c.rule(&c.f.Rules[i], indexed("rules", i))
 	}
 	c.limits()
@@ -145,11 +148,11 @@ func (c *checker) names() {
 	}
 }
 
-// name is what may be called for by set:NAME or via.
-var name = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+// namePattern is what may be called for by set:NAME or via.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func (c *checker) checkName(what, path, s string) {
-	if !name.MatchString(s) {
+	if !namePattern.MatchString(s) {
 		c.fail(path, "%s: the name of %s has letters, digits, dots, _ and - only", quote(s), what)
 	}
 }

@@ -5,6 +5,17 @@ import (
 	"strings"
 )
 
+// ruleName refuses a name that another rule has: they would share what they
+// count.
+func (c *checker) ruleName(named map[string]int, i int) {
+	name := c.f.Rules[i].Name
+	if first, twice := named[name]; twice && name != "" {
+		c.fail(indexed("rules", i)+".name", "the rule at %s has this name, too", c.f.Line(indexed("rules", first)))
+		return
+	}
+	named[name] = i
+}
+
 // rule checks one rule.
 func (c *checker) rule(r *Rule, path string) {
 	c.emptyConditions(r, path)

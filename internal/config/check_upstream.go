@@ -93,7 +93,14 @@ func (c *checker) source(s *Source, path string) {
 func (c *checker) items(path string, items []ProxyURL) {
 	for i, item := range items {
 		s := string(item)
-		if s == "" || c.isUpstream(s) || strings.ContainsAny(s, ".:/@[") || c.broken["upstreams"] {
+		if s == "" || c.isUpstream(s) {
+			continue
+		}
+		if strings.ContainsAny(s, ".:/@[") {
+			c.checkURL(indexed(path, i), s)
+			continue
+		}
+		if c.broken["upstreams"] {
 			continue
 		}
 		hint := c.meantUpstream(s)
@@ -101,6 +108,16 @@ func (c *checker) items(path string, items []ProxyURL) {
 			hint = "; a host of that name is written socks5h://" + s
 		}
 		c.fail(indexed(path, i), "no upstream %q%s", s, hint)
+	}
+}
+
+// checkURL asks about a proxy URL. One of the command line has been looked at.
+func (c *checker) checkURL(path, url string) {
+	if c.proxyURL == nil || c.f.pos(path).Line == 0 {
+		return
+	}
+	if err := c.proxyURL(url); err != nil {
+		c.fail(path, "%w", err)
 	}
 }
 

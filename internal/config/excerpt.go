@@ -71,8 +71,8 @@ func window(line []rune, caret int) (string, int) {
 	return shown, caret - from
 }
 
-// key is a key as it may be written in a mapping.
-var key = regexp.MustCompile(`["']?([\p{L}\p{N}_-]+)["']?[ \t]*:[ \t]*(?:[&!]\S+[ \t]+)*`)
+// keyPattern is a key as it may be written in a mapping.
+var keyPattern = regexp.MustCompile(`["']?([\p{L}\p{N}_-]+)["']?[ \t]*:[ \t]*(?:[&!]\S+[ \t]+)*`)
 
 // secretValue is a value of a key that sounds like a password.
 type secretValue struct {
@@ -82,7 +82,7 @@ type secretValue struct {
 
 // secretValues returns the values on a line that must not be shown.
 func secretValues(line string) (all []secretValue) {
-	for _, m := range key.FindAllStringSubmatchIndex(line, -1) {
+	for _, m := range keyPattern.FindAllStringSubmatchIndex(line, -1) {
 		if !soundsSecret(line[m[2]:m[3]]) {
 			continue
 		}
@@ -102,19 +102,29 @@ func valueLength(s string, inFlow bool) (length int, open byte) {
 	case s == "" || s[0] == '|' || s[0] == '>':
 		return len(s), ' '
 	case s[0] == '"' || s[0] == '\'':
-		for i := 1; i < len(s); i++ {
-			switch {
-			case s[i] == '\\' && s[0] == '"':
-				i++
-			case s[i] == s[0]:
-				return i + 1, 0
-			}
-		}
-		return len(s), s[0]
+		return quotedLength(s)
 	case inFlow && strings.ContainsAny(s, ",}]"):
 		return strings.IndexAny(s, ",}]"), 0
 	}
 	return len(s), 0
+}
+
+// quotedLength is valueLength for a value in quotes. What follows them belongs
+// to it, too, where nothing should follow.
+func quotedLength(s string) (length int, open byte) {
+	for i := 1; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && s[0] == '"', s[0] == '\'' && strings.HasPrefix(s[i:], "''"):
+			i++
+		case s[i] == s[0]:
+			rest := strings.TrimLeft(s[i+1:], " ")
+			if rest == "" || strings.IndexByte(",]}#", rest[0]) >= 0 {
+				return i + 1, 0
+			}
+			return len(s), 0
+		}
+	}
+	return len(s), s[0]
 }
 
 // soundsSecret reports whether a key may be password or something like it,
@@ -149,7 +159,7 @@ func continuesSecret(lines []string, i int) bool {
 		}
 		indent = min(indent, indentOf(line))
 		for _, q := range []string{`"`, `'`} {
-			if strings.Contains(line, q) {
+			if strings.Contains(line, q) && !strings.Contains(quotes, q) {
 				quotes += q
 			}
 		}

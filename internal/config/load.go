@@ -21,6 +21,10 @@ type Loader struct {
 	// ReadFile is asked for ${file:path}; nil reads files of up to 64 KiB.
 	ReadFile func(path string) ([]byte, error)
 
+	// ProxyURL, if not nil, says what is wrong with a proxy URL, so that this
+	// is told with all other mistakes.
+	ProxyURL func(url string) error
+
 	// Flags, if not nil, enters what the command line says before the
 	// configuration is checked as a whole.
 	Flags func(*File) error
@@ -58,7 +62,7 @@ func (l *Loader) Parse(name string, data []byte) (*File, error) {
 			return nil, err
 		}
 	}
-	c := checker{f: f, broken: d.broken, errs: d.errs}
+	c := checker{f: f, broken: d.broken, errs: d.errs, proxyURL: l.ProxyURL}
 	c.file()
 	if err := sorted(c.errs); err != nil {
 		return nil, err

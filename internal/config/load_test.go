@@ -124,3 +124,26 @@ func TestFlags(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Two rules of one name would share what they count.
+func TestRuleNames(t *testing.T) {
+	_, err := Parse("a.yaml", []byte("rules:\n  - {name: web, action: allow}\n  - {action: deny}\n  - {action: deny}\n  - {name: web, action: deny}\n"))
+	if err == nil || err.Error() != "a.yaml:5:12: the rule at a.yaml:2 has this name, too" {
+		t.Errorf("%v", err)
+	}
+}
+
+// What the caller knows of proxy URLs is told with all else.
+func TestProxyURLs(t *testing.T) {
+	l := Loader{ProxyURL: func(url string) error {
+		if url == "bad://gw" {
+			return errors.New("unknown scheme")
+		}
+		return nil
+	}}
+	_, err := l.Parse("a.yaml", []byte("upstreams:\n  gw: bad://gw\n  two: [gw, bad://gw]\n  pool: {group: [good://gw, bad://gw]}\nproxy: bad://gw\n"))
+	var at Errors
+	if !errors.As(err, &at) || len(at) != 4 || at[1].Error() != "a.yaml:3:13: unknown scheme" {
+		t.Errorf("%v", err)
+	}
+}

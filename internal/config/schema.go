@@ -9,7 +9,9 @@ import (
 // the structs and their tags. It knows what a file looks like; only Parse
 // knows what goes together.
 func Schema() []byte {
-	g := generator{defs: make(map[string]object)}
+	g := generator{defs: map[string]object{
+		"reference": {"type": "string", "pattern": `\$\{`, "description": "a value with ${NAME} or ${file:path} in it"},
+	}}
 	root := g.structure(reflect.TypeFor[File]())
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "Configuration of argyle"
@@ -83,8 +85,7 @@ func leafSchema(s shape) object {
 	if s.number {
 		forms = append(forms, object{"type": "integer"})
 	}
-	reference := object{"type": "string", "pattern": `\$\{`, "description": "with ${NAME} or ${file:path} in it"}
-	return object{"anyOf": append(forms, reference)}
+	return object{"anyOf": append(forms, object{"$ref": "#/$defs/reference"})}
 }
 
 // Key is a key that a configuration may have.

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// known are names that other programs have for our keys.
-var known = map[string][]string{
+// foreign are names that other programs have for our keys.
+var foreign = map[string][]string{
 	"account": {"user"}, "acl": {"rules"}, "addr": {"address"}, "balance": {"pick"},
 	"bandwidth": {"up", "limits"}, "bind": {"listen", "address"}, "ca": {"client-ca"}, "certificate": {"cert"},
 	"connections": {"sessions", "limits"}, "destination": {"to"}, "dns": {"names"}, "domain": {"to"},
@@ -33,7 +33,7 @@ func meant(key string, fields []field) []string {
 	if near := nearest(key, keys); near != "" {
 		return []string{near}
 	}
-	return slices.DeleteFunc(slices.Clone(known[key]), func(k string) bool { return !slices.Contains(keys, k) })
+	return slices.DeleteFunc(slices.Clone(foreign[key]), func(k string) bool { return !slices.Contains(keys, k) })
 }
 
 // suggestion says what may have been meant; "" if nobody knows.

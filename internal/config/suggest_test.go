@@ -24,12 +24,12 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// TestKnown: what is suggested must exist somewhere, and must not be what was
+// TestForeign: what is suggested must exist somewhere, and must not be what was
 // written.
-func TestKnown(t *testing.T) {
+func TestForeign(t *testing.T) {
 	var all []string
 	collect(&all, reflect.TypeFor[File]())
-	for word, keys := range known {
+	for word, keys := range foreign {
 		for _, key := range keys {
 			if !slices.Contains(all, key) || key == word {
 				t.Errorf("for %s, there is no key %s", word, key)

@@ -7,9 +7,10 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// joinColons mends what goccy's lexer takes apart: in a list inside of {}, it
-// takes each colon for that of a key, and set:NAME, 2001:db8::1, 08:00-18:00 and
-// gw:1080 for mappings. In YAML a key's colon has a space behind it.
+// joinColons mends what goccy's lexer takes apart (its issue 832): in a list
+// inside of {}, it takes each colon for that of a key, and set:NAME,
+// 2001:db8::1, 08:00-18:00 and gw:1080 for mappings. In YAML a key's colon has a
+// space behind it.
 func joinColons(tokens token.Tokens) (joined token.Tokens) {
 	var open []token.Type
 	for i := 0; i < len(tokens); i++ {

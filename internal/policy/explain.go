@@ -19,16 +19,19 @@ type Explanation struct {
 	Decision Decision // about the request
 	ByName   Decision // before any look-up
 	LookedUp bool     // the rules depended on the addresses
-	Answers  []Answer // of the look-up
+	Answers  []Answer // of that look-up, or of the one that the way out will make
+
+	Rule string // what logs call the rule that decides; "" if there is none
+	At   string // where it is written
 
 	// What follows is set if the Decision allows.
 	Route    proxy.Route
-	Resolves bool   // the way looks names up, and each address is checked
-	Rule     string // what logs call the rule; "" without rules
+	Resolves bool // the way looks names up, and each address is checked
 }
 
-// Explain returns what Route would do with a request. An error is that of the
-// look-up; the Explanation then says as much as is known.
+// Explain returns what Route would do with a request, and what Check would say
+// where the way out looks the name up. An error is that of the look-up; the
+// Explanation then says as much as is known.
 func (p *Policy) Explain(ctx context.Context, req *argyle.Request) (*Explanation, error) {
 	t, err := p.decideAll(ctx, req, p.lookUp)
 	e := &Explanation{Request: req, Decision: t.final, ByName: t.byName, LookedUp: t.lookedUp, Answers: t.answers}
@@ -38,12 +41,13 @@ func (p *Policy) Explain(ctx context.Context, req *argyle.Request) (*Explanation
 		err = p.preview(ctx, e)
 	}
 	if t.final.Rule >= 0 && t.final.Kind != "" {
-		e.Rule = p.engine.rules[t.final.Rule].label
+		rule := p.engine.rules[t.final.Rule]
+		e.Rule, e.At = rule.label, rule.At
 	}
 	return e, err
 }
 
-// preview asks what Check will be asked, where the way looks the name up.
+// preview looks up what the way out will look up, and decides as Check will.
 func (p *Policy) preview(ctx context.Context, e *Explanation) error {
 	if e.LookedUp || !e.Resolves || e.Request.Dest.Name == "" {
 		return nil
@@ -65,8 +69,6 @@ func (e *Explanation) String() string {
 	line("request", "%s", describe(e.Request))
 	if e.LookedUp {
 		line("look-up", "%s", e.ByName.Reason)
-	}
-	if e.LookedUp {
 		e.writeAnswers(line)
 	}
 	if e.Decision.Kind == "" || e.Decision.Kind == Undecided {

@@ -6,14 +6,15 @@ import (
 	"strings"
 )
 
-// globIndex finds the globs that match a name. Each is filed under three
-// letters in a row that it asks for, the rarest among all globs; only those
-// whose letters are in a name are tried, and those without three in a row.
+// globIndex finds the globs that match a name. Each is filed under letters in a
+// row that it asks for: four of them, or as many as it has, and those that are
+// the rarest among all globs. Only globs whose letters are in a name are tried.
 type globIndex struct {
-	globs []glob
-	filed map[gram][]uint32
-	seen  *[1 << 10]uint64 // bits: the grams in filed, hashed
-	rest  []uint32         // not filed
+	globs   []glob
+	filed   map[gram][]uint32
+	seen    *[1 << 10]uint64  // bits: the grams in filed, hashed
+	lengths [maxGram + 1]bool // of the grams in filed
+	rest    []uint32          // not filed: wildcards and nothing else
 }
 
 type glob struct {
@@ -21,10 +22,10 @@ type glob struct {
 	list uint32
 }
 
-// gram is three letters.
+// gram is up to four letters, none of which is zero.
 type gram uint32
 
-func gramOf(a, b, c byte) gram { return gram(a)<<16 | gram(b)<<8 | gram(c) }
+const maxGram = 4
 
 func (g gram) hash() uint32 { return uint32(g) * 2654435769 >> 16 }
 
@@ -34,35 +35,49 @@ func newGlobIndex(lists map[string]uint32) globIndex {
 	count := make(map[gram]int)
 	for _, text := range slices.Sorted(maps.Keys(lists)) {
 		x.globs = append(x.globs, glob{text, lists[text]})
-		for g := range grams(text) {
-			count[g]++
+		for length := range maxGram {
+			for _, g := range globGrams(text, length+1) {
+				count[g]++
+			}
 		}
 	}
 	for i, g := range x.globs {
-		rarest, least := gram(0), 0
-		for g := range grams(g.text) {
-			if n := count[g]; least == 0 || n < least {
-				rarest, least = g, n
-			}
-		}
-		if least == 0 {
-			x.rest = append(x.rest, uint32(i))
-			continue
-		}
-		x.filed[rarest] = append(x.filed[rarest], uint32(i))
-		h := rarest.hash()
-		x.seen[h/64] |= 1 << (h % 64)
+		x.file(uint32(i), g.text, count)
 	}
 	return x
 }
 
-// grams calls yield with every three letters in a row of a glob.
-func grams(text string) func(yield func(gram) bool) {
-	return func(yield func(gram) bool) {
-		for i := range len(text) - 2 {
-			if !strings.ContainsAny(text[i:i+3], "*?") && !yield(gramOf(text[i], text[i+1], text[i+2])) {
-				return
-			}
+func (x *globIndex) file(i uint32, text string, count map[gram]int) {
+	for length := maxGram; length > 0; length-- {
+		all := globGrams(text, length)
+		if len(all) == 0 {
+			continue
+		}
+		rarest := slices.MinFunc(all, func(a, b gram) int { return count[a] - count[b] })
+		x.filed[rarest] = append(x.filed[rarest], i)
+		x.lengths[length] = true
+		h := rarest.hash()
+		x.seen[h/64] |= 1 << (h % 64)
+		return
+	}
+	x.rest = append(x.rest, i)
+}
+
+// globGrams returns the letters in a row that a glob asks for.
+func globGrams(text string, length int) (all []gram) {
+	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == '*' || r == '?' }) {
+		eachGram([]byte(part), length, func(g gram) { all = append(all, g) })
+	}
+	return all
+}
+
+// eachGram calls use with every run of so many letters.
+func eachGram(text []byte, length int, use func(gram)) {
+	var g gram
+	for i, c := range text {
+		g = (g<<8 | gram(c)) & (1<<(8*length) - 1)
+		if i+1 >= length {
+			use(g)
 		}
 	}
 }
@@ -73,11 +88,15 @@ func (x *globIndex) match(name []byte, add func(list uint32)) {
 		return
 	}
 	x.try(x.rest, name, add)
-	for i := range len(name) - 2 {
-		g := gramOf(name[i], name[i+1], name[i+2])
-		if h := g.hash(); x.seen[h/64]&(1<<(h%64)) != 0 {
-			x.try(x.filed[g], name, add)
+	for length, used := range x.lengths {
+		if !used {
+			continue
 		}
+		eachGram(name, length, func(g gram) {
+			if h := g.hash(); x.seen[h/64]&(1<<(h%64)) != 0 {
+				x.try(x.filed[g], name, add)
+			}
+		})
 	}
 }
 

@@ -69,6 +69,7 @@ func TestLookUps(t *testing.T) {
 		{"the first way counts", []Rule{via("gw", "192.0.2.0/24"), via("near")}, "both.test:80", 1, "near"},
 		{"all are denied", []Rule{deny("192.0.2.0/24"), {Name: "six", Deny: true, Dests: []string{"::/0"}}, allow()}, "both.test:80", 1, `rule "six" denies`},
 		{"mapped", []Rule{deny("10.0.0.0/8"), via("gw")}, "mapped.test:80", 1, "rule 1 denies"},
+		{"mapped, allowed", []Rule{deny("10.0.0.0/8"), via("gw")}, "mapped2.test:80", 1, "gw to 192.0.2.6:80"},
 		{"private, by a network", []Rule{deny("203.0.113.0/24"), via("gw")}, "client=192.0.2.1 private.test:80", 1, "10.1.2.3 is private"},
 		{"private, by a name", []Rule{via("gw", ".test")}, "client=192.0.2.1 private.test:80", 0, "gw"},
 		{"our own", []Rule{deny("203.0.113.0/24"), via("gw")}, "own.test:1080", 1, "127.0.0.1:1080 is this proxy itself"},
@@ -86,7 +87,7 @@ func TestLookUps(t *testing.T) {
 	for _, tt := range tests {
 		names := &book{names: map[string]string{
 			"a.test": "192.0.2.1", "x.evil.test": "10.0.0.1", "in.set.test": "10.0.0.1", "private.test": "10.1.2.3 10.1.2.4",
-			"mixed.test": "10.0.0.1 192.0.2.7 192.0.2.8", "both.test": "2001:db8::1 192.0.2.2", "mapped.test": "::ffff:10.0.0.1",
+			"mixed.test": "10.0.0.1 192.0.2.7 192.0.2.8", "both.test": "2001:db8::1 192.0.2.2", "mapped.test": "::ffff:10.0.0.1", "mapped2.test": "::ffff:192.0.2.6",
 			"own.test": "127.0.0.1", "localhost": "127.0.0.1", "xn--bcher-kva.test": "192.0.2.3", "dot.test.": "192.0.2.4", "empty.test": "",
 		}}
 		p := made(t, Policy{
@@ -95,10 +96,8 @@ func TestLookUps(t *testing.T) {
 			Sets: map[string]*Set{"names": {Entries: []string{".set.test"}}, "nets": {Entries: []string{"b.test", "203.0.113.0/24"}}},
 		})
 		route, err := p.Route(t.Context(), ask(t, tt.ask))
-		got := ""
-		if err != nil {
-			got = err.Error()
-		} else {
+		got := text(err)
+		if err == nil {
 			got = route.Dialer.(interface{ String() string }).String()
 			if !route.Dest.IsZero() {
 				got += " to " + route.Dest.String()
@@ -137,6 +136,7 @@ func TestCheck(t *testing.T) {
 			{Deny: true, Dests: []string{"203.0.113.0/24"}},
 			{Dests: []string{"198.51.100.0/24"}, Via: "gw"},
 			{Commands: []Command{Bind}, Ports: []Ports{{20, 21}}},
+			{Commands: []Command{UDP}, Deny: true, Ports: []Ports{{123, 123}}},
 			{Commands: []Command{Connect, UDP}},
 		},
 	})
@@ -160,6 +160,8 @@ func TestCheck(t *testing.T) {
 		{"udp a.test:53", "", "192.0.2.1:53", ""},
 		{"udp", "", "192.0.2.1:53", ""}, // an association as a whole
 		{"udp", "", "203.0.113.1:53", "rule 3 denies"},
+		{"udp", "", "192.0.2.1:123", "rule 6 denies"},
+		{"udp a.test:123", "", "192.0.2.1:123", "rule 6 denies"},
 		{"client=192.0.2.9 udp", "", "10.0.0.1:53", "10.0.0.1 is private"},
 		// The peer of a BIND comes from some port; what counts is the one that was asked for.
 		{"bind a.test:20", "", "192.0.2.1:34567", ""},

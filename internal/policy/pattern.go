@@ -194,13 +194,14 @@ func asciiName(name string) (string, error) {
 
 // checkDisguise refuses a name that is an address once it is mapped, as
 // full-width digits are: no rule about addresses would see it, and who resolves
-// the name might.
+// the name might. Ways in make addresses of literals, so that a plain one is
+// here by mistake.
 func checkDisguise(name string) error {
-	if isASCII(name) {
-		return nil
+	plain := name
+	if !isASCII(name) {
+		plain = string(appendName(nil, name))
 	}
-	addr, err := argyle.ParseHost(string(appendName(nil, name)), 0)
-	if err != nil || addr.Name == "" {
+	if addr, err := argyle.ParseHost(plain, 0); err != nil || addr.Name == "" {
 		return &net.DNSError{Err: "neither an address nor a host name", Name: name, IsNotFound: true}
 	}
 	return nil

@@ -295,12 +295,15 @@ func compareReply(t *testing.T, where string, n naive, req *argyle.Request, peer
 }
 
 func TestDecideAsNaively(t *testing.T) {
-	matched := 0
-	for seed := range uint64(1500) {
-		matched += compare(t, seed, []int{1, 3, 8, 20, 65, 150, 400}[seed%7])
+	matched, policies := 0, 1500
+	if raced {
+		policies /= 4 // it takes its time
 	}
-	if matched < 15000 {
-		t.Errorf("%d of 30000 requests met a rule", matched)
+	for seed := range policies {
+		matched += compare(t, uint64(seed), []int{1, 3, 8, 20, 65, 150, 400}[seed%7])
+	}
+	if matched < policies*10 {
+		t.Errorf("%d of %d requests met a rule", matched, policies*20)
 	}
 }
 

@@ -57,8 +57,10 @@ type Answer struct {
 // decideAll decides about a request. Only where the rules depend on the address
 // of a name, lookUp is called.
 func (p *Policy) decideAll(ctx context.Context, req *argyle.Request, lookUp lookUpFunc) (t thought, err error) {
-	if err := checkDisguise(req.Dest.Name); err != nil {
-		return t, err
+	if req.Dest.Name != "" {
+		if err := checkDisguise(req.Dest.Name); err != nil {
+			return t, err
+		}
 	}
 	t.byName = p.Decide(req, netip.Addr{})
 	t.final = t.byName

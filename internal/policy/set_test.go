@@ -204,6 +204,34 @@ func TestRefresh(t *testing.T) {
 	refresh("empty", true, "", "inline.test", "d.test")
 }
 
+// What tells a change: a date of just now may be that of another change as well, an old one is not if the size is
+// another.
+func TestRefreshStamp(t *testing.T) {
+	f := newListFile(t, "a.test\n")
+	now := time.Now()
+	date := func(when time.Time) {
+		if err := os.Chtimes(f.path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	date(now)
+	p := listed(t, f.path)
+	f.write("b.test\n")
+	date(now)
+	if changed, err := p.Refresh(); !changed || err != nil || !p.denies(t, "b.test") {
+		t.Errorf("in one tick of the clock: changed %v, %v", changed, err)
+	}
+	f.age()
+	if changed, err := p.Refresh(); changed || err != nil {
+		t.Errorf("another date: changed %v, %v", changed, err)
+	}
+	f.write("b.test\nc.test\n")
+	f.age()
+	if changed, err := p.Refresh(); !changed || err != nil || !p.denies(t, "c.test") {
+		t.Errorf("the same date: changed %v, %v", changed, err)
+	}
+}
+
 // What two policies make of one set is each one's own: a reload may build a second one while the first is in use.
 func TestSetShared(t *testing.T) {
 	f := newListFile(t, "a.test\n")

@@ -59,6 +59,7 @@ func attempts(host string, port uint16) (all []argyle.Addr) {
 	if addr, err := argyle.ParseHost(host, port); err == nil {
 		all = append(all, addr)
 	}
+	all = append(all, argyle.Addr{Name: host, Port: port}) // as a way in might, by mistake
 	for _, text := range []string{net.JoinHostPort(host, fmt.Sprint(port)), host + fmt.Sprintf(":%d", port)} {
 		if addr, err := argyle.ParseAddr(text); err == nil {
 			all = append(all, addr)

@@ -95,6 +95,9 @@ func (o Options) base() argyle.Dialer {
 
 // parse is Parse with what the URL does not say.
 func (o Options) parse(url string, forward argyle.Dialer) (argyle.Dialer, error) {
+	if _, direct := forward.(*argyle.Direct); forward != nil && (!direct || o.Base != nil) {
+		forward = &toProxy{forward}
+	}
 	d, err := Parse(url, forward)
 	switch d := d.(type) {
 	case *socks.Dialer:
