@@ -68,6 +68,12 @@ func (n *node) locate(path string) (at mark, exact bool) {
 		if n.kind != isList && i == 0 {
 			return n.locate(rest) // stands for a list of one
 		}
+	case path[0] == '.' && n.kind != isMapping:
+		// A struct in its short form: the value stands for its first field.
+		if end := strings.IndexAny(path[1:], ".["); end >= 0 {
+			at, _ = n.locate(path[1+end:])
+			return at, false
+		}
 	case n.kind == isMapping:
 		path = strings.TrimPrefix(path, ".")
 		at = n.at
