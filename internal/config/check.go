@@ -20,7 +20,7 @@ type checker struct {
 }
 
 func (c *checker) fail(path, format string, args ...any) {
-	c.errs = append(c.errs, c.f.Errorf(path, format, args...).(*Error))
+	c.errs = append(c.errs, c.f.source.newError(c.f.pos(path), fmt.Errorf(format, args...)))
 }
 
 // incomplete reports whether something about the value at path, or below it,

@@ -36,7 +36,7 @@ func TestSchema(t *testing.T) {
 		"timeouts: 5s":                               false,
 		"listen: a:1":                                true,
 		"listen: [a:1, {address: b:1}]":              true,
-		"listen: {adress: a:1}":                      false,
+		"listen: {addr: a:1}":                        false,
 		"listen: [[a:1]]":                            false,
 		"rules: {action: deny}":                      true,
 		"rules: {action: refuse}":                    false,

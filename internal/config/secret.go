@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"io"
 	"strings"
 )
 
@@ -23,7 +22,7 @@ func (s *Secret) UnmarshalText(text []byte) error {
 func (Secret) String() string { return hidden }
 
 // Format hides s from every verb, also from those that know no methods.
-func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, hidden) }
+func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, hidden) }
 
 // MarshalText hides s from encoders and from log/slog.
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
@@ -52,7 +51,7 @@ func (u ProxyURL) Format(f fmt.State, verb rune) {
 		fmt.Fprintf(f, "%q", u.String())
 		return
 	}
-	io.WriteString(f, u.String())
+	fmt.Fprint(f, u.String())
 }
 
 // MarshalText is for encoders and log/slog.
