@@ -109,6 +109,11 @@ var hosts = []struct {
 	{"a..", Addr{}},
 	{strings.Repeat("a", 256), Addr{}},
 	{"a b", Addr{}},
+	{"127.0.0.1#x", Addr{}}, // what others may read as an address and more
+	{"127.0.0.1?x", Addr{}},
+	{"127.0.0.1;x", Addr{}},
+	{"127.0.0.1,x", Addr{}},
+	{"127.0.0.1&x", Addr{}},
 	{" example.com", Addr{}},
 	{"example.com ", Addr{}},
 	{"a\tb", Addr{}},

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
+	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
 	"github.com/argyle-socks/argyle/internal/systemd"
 	"github.com/argyle-socks/argyle/proxy"
@@ -195,7 +197,13 @@ func (s *service) endRefused(set *setup) {
 
 // refuses says why a session would not be begun now; nil if it would.
 func (set *setup) refuses(session *proxy.Session) error {
-	return set.policy.Recheck(session.Request(), session.Peer())
+	var peer net.Addr // of a session through a proxy that is the proxy, of which rules know nothing
+	if w := set.ways[session.Route()]; w != nil {
+		if _, direct := w.Dialer.(*argyle.Direct); direct {
+			peer = session.Peer()
+		}
+	}
+	return set.policy.Recheck(session.Request(), peer)
 }
 
 // watch takes a configuration file that changes, until ctx ends.
