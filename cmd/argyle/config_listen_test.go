@@ -340,6 +340,46 @@ rules: [{client: 192.0.2.7, action: allow, private: true}, {client: 127.0.0.2, t
 	}
 }
 
+// Datagrams do not come by way of a balancer: they are taken from the client
+// in the header, and from nobody else.
+func TestProxyProtocolUDP(t *testing.T) {
+	t.Parallel()
+	s := serveFile(t, 1, configFile(t, `
+listen: [{address: 127.0.0.1:0, proxy-protocol: 127.0.0.1}]
+rules: [{client: 127.0.0.6, action: allow}]
+`))
+	echo := udpEcho(t, "127.0.0.1:0")
+	client := func(ip string) argyle.Direct {
+		return argyle.Direct{Local: func(_ context.Context, remote netip.Addr) (netip.Addr, error) {
+			if remote.IsUnspecified() && remote.Is4() { // a socket for datagrams
+				return netip.ParseAddr(ip)
+			}
+			return netip.Addr{}, nil
+		}}
+	}
+	d := &socks.Dialer{Addr: s.addr, Forward: &balancer{client("127.0.0.6"), proxyHeader(t, 2, "127.0.0.6:4711")}}
+	conn, err := d.ListenPacket(t.Context(), "udp", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	helloPacket(t, conn, addrOf(t, echo))
+	conn.Close()
+	wantLine(t, s.sessionBy(t, "cmd", "udp"), map[string]any{"client": "127.0.0.6:4711", "up": 5.0, "down": 5.0})
+
+	stranger := &socks.Dialer{Addr: s.addr, Forward: &balancer{client("127.0.0.7"), proxyHeader(t, 2, "127.0.0.6:4712")}}
+	if conn, err = stranger.ListenPacket(t.Context(), "udp", ""); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.WriteTo([]byte("stray"), addrOf(t, echo)); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if n, from, err := conn.ReadFrom(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes from %v: %v", n, from, err)
+	}
+}
+
 // Connections that a balancer keeps open and silent, before the header or in
 // the midst of it, hold nobody up.
 func TestProxyProtocolSilent(t *testing.T) {
@@ -866,6 +906,35 @@ func monotonic(t testing.TB) int64 {
 		t.Fatal(err)
 	}
 	return now.Nano() / 1000
+}
+
+// From when it says that it listens, the program obeys signals: SIGHUP does not
+// end it.
+func TestEarlySignal(t *testing.T) {
+	t.Parallel()
+	path := configFile(t, "listen: [127.0.0.1:0]\n")
+	for range 5 {
+		cmd := program(t, "serve", "-c", path)
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var says []string
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			says = append(says, lines.Text())
+			sig := syscall.SIGHUP
+			if len(says) > 1 {
+				sig = syscall.SIGTERM
+			}
+			_ = cmd.Process.Signal(sig) // it may have ended
+		}
+		if err := cmd.Wait(); err != nil || len(says) < 2 || !strings.Contains(says[1], "took the new configuration") {
+			t.Fatalf("it ends with %v: %q", err, says)
+		}
+	}
 }
 
 // The watchdog hears from the program twice in its time, until it stops, also
