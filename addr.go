@@ -129,7 +129,7 @@ func checkText(s string) error {
 		return fmt.Errorf("host name longer than %d bytes", maxName)
 	}
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`%/\:@[]"<>#?;,&`, c) >= 0 {
+		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`%/\:@[]"<>#;,&`, c) >= 0 {
 			return fmt.Errorf("byte %#02x in a host name", c)
 		}
 	}

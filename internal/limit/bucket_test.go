@@ -27,6 +27,11 @@ func work(b *bucket, d time.Duration, workers ...*worker) {
 	for _, w := range workers {
 		wg.Go(func() {
 			for {
+				select {
+				case <-cut: // who never has to wait would not see it
+					return
+				default:
+				}
 				n := w.piece
 				if n == 0 {
 					n = b.chunk()
@@ -129,7 +134,8 @@ func TestRest(t *testing.T) {
 		for f.enter(125) == nil {
 			passed += 125
 		}
-		if want := mbit / 20; passed != want {
+		// A debt is counted in fractions of seconds, which may cost one piece.
+		if want := mbit / 20; passed < want-125 || passed > want {
 			t.Errorf("%d bytes passed at once, want %d", passed, want)
 		}
 		if b.rested() {
