@@ -70,6 +70,13 @@ func (s *Session) Route() string {
 	return s.way
 }
 
+// Dialer is the way out, nil before it is known.
+func (s *Session) Dialer() argyle.Dialer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.route.Dialer
+}
+
 // Reason says why the session was allowed, in the words of the policy.
 func (s *Session) Reason() string {
 	s.mu.Lock()

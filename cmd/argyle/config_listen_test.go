@@ -263,7 +263,7 @@ rules: [{action: allow, private: true}]
 	}
 	wantWord(pieces)
 	for _, client := range []string{"192.0.2.7:1001", "192.0.2.7:1002"} {
-		wantLine(t, s.sessionBy(t, "client", client), map[string]any{"inbound": s.addr, "dest": dest})
+		wantLine(t, s.sessionBy(t, "client", client), map[string]any{"inbound": "127.0.0.1:0", "dest": dest})
 	}
 	for _, header := range []string{"PROXY UNKNOWN\r\n", "PROXY UNKNOWN 192.0.2.9 192.0.2.1 1 2\r\n", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"} {
 		conn := dialRaw(t, s.addr)

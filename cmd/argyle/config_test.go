@@ -175,8 +175,14 @@ rules: [{action: allow, limits: {session-down: 10Mbit/s}}]
 // A hundred reloads under a thousand live sessions lose none of them and refuse
 // nobody.
 func TestReloadKeepsSessions(t *testing.T) {
-	const text = "rules: [{name: r%d, action: allow, log: off, timeouts: {idle: %dm}}]\nupstreams: {gw: 'socks5h://127.0.0.1:%d'}\n"
-	path := configFile(t, fmt.Sprintf(text, 0, 1, 1))
+	// The rule, its way out, its limit and its times are other ones each time.
+	text := func(i int) string {
+		return fmt.Sprintf(`
+rules: [{name: r%[1]d, via: way%[1]d, log: off, timeouts: {idle: %[2]dm}, limits: {sessions: %[3]d}}]
+upstreams: {way%[1]d: {group: [direct, 'socks5h://127.0.0.1:%[2]d'], pick: failover}}
+`, i, i+1, i+5000)
+	}
+	path := configFile(t, text(0))
 	s := startServer(t, "-c", path)
 	dest := mirror(t, "127.0.0.1:0")
 	conns := make([]net.Conn, 1000)
@@ -205,7 +211,7 @@ func TestReloadKeepsSessions(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		rewrite(t, path, fmt.Sprintf(text, i, i+1, i+1))
+		rewrite(t, path, text(i))
 		s.signal(t, syscall.SIGHUP)
 		eventually(t, "the reload", func() bool { return strings.Count(s.stderr.String(), "took the new configuration") > i })
 	}

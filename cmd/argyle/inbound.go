@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +26,7 @@ import (
 
 // inbound is one of the ways in: what the configuration calls a listener.
 type inbound struct {
-	spec  config.Listener
+	spec  atomic.Pointer[config.Listener]
 	lns   []net.Listener // several if systemd passes several under one name
 	serve serve.Server
 	front atomic.Pointer[front]
@@ -41,40 +43,42 @@ type front struct {
 	handshake time.Duration // 0 is the default
 }
 
-// openInbound opens the listeners of spec.
-func openInbound(spec config.Listener) (*inbound, error) {
-	lns, err := listen(spec)
+// openInbound opens the listeners of spec. control is what is done to a socket
+// of TCP before it is bound, as in [net.ListenConfig]; it may be nil.
+func openInbound(spec config.Listener, control controlFunc) (*inbound, error) {
+	lns, err := listen(spec, control)
 	if err != nil {
 		return nil, err
 	}
-	in := &inbound{spec: spec}
+	in := &inbound{}
+	in.spec.Store(&spec)
 	for _, ln := range lns {
-		in.lns = append(in.lns, &namedListener{ln, inboundName(spec, ln)})
+		in.lns = append(in.lns, &namedListener{ln, in})
 	}
 	return in, nil
 }
 
-// inboundName is what rules and logs call a listener: its name, or its address as
-// it is written. One whose port the system chose is called by that.
-func inboundName(spec config.Listener, ln net.Listener) string {
-	_, port, err := net.SplitHostPort(spec.Address)
-	switch {
-	case spec.Name != "":
-		return spec.Name
-	case strings.HasPrefix(spec.Address, "systemd:") || err == nil && port == "0":
-		return ln.Addr().String()
+// set makes spec hold, which has the same address.
+func (in *inbound) set(spec config.Listener) {
+	if path, ok := strings.CutPrefix(spec.Address, "unix:"); ok && spec.Mode != 0 && spec.Mode != in.spec.Load().Mode {
+		_ = os.Chmod(path, os.FileMode(spec.Mode)) // it was ours to make
 	}
-	return spec.Address
+	in.spec.Store(&spec)
 }
 
-// namedListener is a listener that rules and logs know by a name.
+// Name is what rules and logs call the listener: its name, or its address as it
+// is written.
+func (in *inbound) Name() string {
+	spec := in.spec.Load()
+	return cmp.Or(spec.Name, spec.Address)
+}
+
+// namedListener is a listener that rules and logs know by a name, which
+// internal/serve asks for.
 type namedListener struct {
 	net.Listener
-	name string
+	*inbound
 }
-
-// Name is what internal/serve asks for.
-func (l *namedListener) Name() string { return l.name }
 
 // start begins to serve. What ends it other than close goes to failed.
 func (in *inbound) start(s *service, failed chan<- error) {

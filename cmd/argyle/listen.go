@@ -58,9 +58,11 @@ func checkListen(address string) error {
 	return nil
 }
 
+type controlFunc = func(network, address string, conn syscall.RawConn) error
+
 // listen opens what one listener names: host:port, :port, unix:/path or
 // systemd:NAME.
-func listen(spec config.Listener) ([]net.Listener, error) {
+func listen(spec config.Listener, control controlFunc) ([]net.Listener, error) {
 	if err := checkListen(spec.Address); err != nil {
 		return nil, err
 	}
@@ -77,7 +79,7 @@ func listen(spec config.Listener) ([]net.Listener, error) {
 		network = "tcp4" // with tcp, 0.0.0.0 would be every IPv6 address too
 	}
 	// Keepalives are the relay's business, for sessions that last.
-	keep := net.ListenConfig{KeepAlive: -1}
+	keep := net.ListenConfig{KeepAlive: -1, Control: control}
 	ln, err := keep.Listen(context.Background(), network, spec.Address)
 	return []net.Listener{ln}, err
 }

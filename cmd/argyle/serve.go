@@ -61,15 +61,18 @@ type service struct {
 	*world
 	load   func() (*config.File, error)
 	path   string     // of the configuration; "" if there is none
-	stamp  stamp      // of it when it was first read
 	failed chan error // what ends the program
 	proxy  *proxy.Proxy
 	http   *http.Server // for all inbounds
 	feed   *serve.Feed
 	ledger *limit.Ledger // nil without quotas
 
-	mu       sync.Mutex // held by a reload
-	inbounds map[string]*inbound
+	reloading   sync.Mutex // one reload at a time
+	seen, taken stamp      // of the configuration last read, and of that in force
+
+	mu       sync.Mutex          // held while a configuration is put in force
+	inbounds map[string]*inbound // by their addresses
+	stopping bool
 	byName   map[string]*inbound // guarded by names
 	names    sync.RWMutex
 	stop     context.CancelFunc // of what belongs to the setup in force
@@ -81,6 +84,9 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
 	s := &service{
 		world:  newWorld(log),
 		load:   func() (*config.File, error) { return f.file(common) },
@@ -88,7 +94,8 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 		failed: make(chan error, 8),
 		feed:   serve.NewFeed(&net.TCPAddr{}),
 	}
-	s.stamp = stampOf(s.path) // before it is read, so that a change meanwhile is one
+	s.seen = stampOf(s.path) // before it is read, so that a change meanwhile is one
+	s.taken = s.seen
 	file, err := s.load()
 	if err != nil {
 		return err
@@ -103,7 +110,7 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	if err := s.apply(file); err != nil {
 		return err
 	}
-	return s.run(ctx, file)
+	return s.run(ctx, signals)
 }
 
 // openLedger opens the file of the quotas.
@@ -123,10 +130,7 @@ func (s *service) openLedger(file *config.File) (err error) {
 }
 
 // run serves until SIGTERM or SIGINT.
-func (s *service) run(ctx context.Context, file *config.File) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
+func (s *service) run(ctx context.Context, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s.background(ctx)
 	defer s.finish(cancel)
@@ -211,13 +215,14 @@ func (s *service) shutdown(drain time.Duration, signals <-chan os.Signal) {
 			}
 		}
 	}()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	results := make(chan error)
 	parts := []func(context.Context) error{s.http.Shutdown}
+	s.mu.Lock()
+	s.stopping = true // no reload opens a listener after this
 	for _, in := range s.inbounds {
 		parts = append(parts, in.serve.Shutdown)
 	}
+	s.mu.Unlock()
 	for _, part := range parts {
 		go func() { results <- part(ctx) }()
 	}
@@ -247,7 +252,7 @@ func (s *service) note() {
 	for _, in := range s.inbounds {
 		for _, ln := range in.lns {
 			own.Add(ln.Addr())
-			byName[ln.(*namedListener).name] = in
+			byName[in.Name()] = in
 		}
 	}
 	s.names.Lock()

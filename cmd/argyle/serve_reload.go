@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/limit"
 	"github.com/argyle-socks/argyle/internal/systemd"
 	"github.com/argyle-socks/argyle/proxy"
 )
@@ -20,22 +22,44 @@ const watchInterval = time.Second
 // reload takes the configuration as it is now, users and certificate included,
 // or leaves everything as it was.
 func (s *service) reload(why string) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	if s.isStopping() {
+		return
+	}
 	_ = systemd.Reloading()
 	defer func() { _ = systemd.Ready() }()
-	file, err := s.load()
-	if err == nil {
-		err = s.refresh()
-	}
-	if err == nil {
-		err = s.apply(file)
-	}
-	if err != nil {
+	if err := s.takeNew(); err != nil {
 		for _, e := range unjoin(err) {
 			s.log.Error("kept the old configuration", "why", why, "err", e)
 		}
 		return
 	}
 	s.log.Info("took the new configuration", "why", why)
+}
+
+// errStopping refuses a configuration that comes after SIGTERM.
+var errStopping = errors.New("the server is stopping")
+
+func (s *service) takeNew() error {
+	s.seen = stampOf(s.path) // before it is read, so that a change meanwhile is one
+	if s.seen.size == 0 && s.taken.size > 0 {
+		// Whoever rewrites a file may have got as far as that.
+		return fmt.Errorf("%s: the file is empty", s.path)
+	}
+	taken := s.seen
+	file, err := s.load()
+	if err != nil {
+		return err
+	}
+	if err := s.refresh(); err != nil {
+		return err
+	}
+	if err := s.apply(file); err != nil {
+		return err
+	}
+	s.taken = taken
+	return nil
 }
 
 // refresh reads the users file again, where it will go on being used.
@@ -50,7 +74,13 @@ func (s *service) refresh() error {
 func (s *service) apply(file *config.File) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopping {
+		return errStopping
+	}
 	old := s.now.Load()
+	if old != nil && file.Path(file.State) != old.file.Path(old.file.State) {
+		return file.Errorf("state", "cannot change while the server runs: start it anew")
+	}
 	set, err := s.build(file, old)
 	if err != nil {
 		return err
@@ -68,17 +98,23 @@ func (s *service) apply(file *config.File) error {
 	s.now.Store(set)
 	s.setLimits(set)
 	gone := s.inbounds
-	s.inbounds = kept
-	s.note()
-	for address, in := range kept {
-		in.front.Store(s.newFront(set, in.spec))
-		delete(gone, address)
+	s.inbounds = make(map[string]*inbound)
+	for _, spec := range set.listen() {
+		in := kept[spec.Address]
+		if in == nil {
+			continue // one that need not be
+		}
+		s.inbounds[spec.Address] = in
+		in.set(spec)
+		in.front.Store(s.newFront(set, spec))
+		delete(gone, spec.Address)
 	}
+	s.note()
 	for _, in := range opened {
 		in.start(s, s.failed)
 	}
 	for _, in := range gone {
-		s.log.Info("no longer listening", "address", in.spec.Address)
+		s.log.Info("no longer listening", "address", in.spec.Load().Address)
 		s.running.Go(func() { _ = in.serve.Shutdown(context.Background()) })
 	}
 	s.runSetup(set, old)
@@ -88,34 +124,37 @@ func (s *service) apply(file *config.File) error {
 	return nil
 }
 
-// setLimits lets the limits of set hold for the sessions that are there already.
+// setLimits lets the limits of set hold for the sessions that are there already,
+// and no others.
 func (s *service) setLimits(set *setup) {
+	wanted := make(map[*limit.Limit]bool)
 	for _, l := range set.limits {
-		l.limit()
+		l.wantedLimit.spec.Store(&l.spec)
+		wanted[l.limit()] = true
 	}
 	if subjects := set.policy.Limits; subjects != nil {
 		for session := range s.proxy.Sessions() {
-			subjects(session.Request())
+			for _, l := range subjects(session.Request()) {
+				if l, ok := l.(*limit.Limit); ok {
+					wanted[l] = true
+				}
+			}
 		}
 	}
+	s.limits.Lift(func(l *limit.Limit) bool { return wanted[l] })
 }
 
 // openInbounds opens the listeners that set wants and that are not open yet.
-// kept are all of them.
+// kept are all of them, by their addresses.
 func (s *service) openInbounds(set *setup) (kept map[string]*inbound, opened []*inbound, err error) {
 	kept = make(map[string]*inbound)
-	specs := set.file.Listen
-	optional := len(specs) == 0
-	if optional {
-		specs = defaultListen()
-	}
-	for i, spec := range specs {
-		if in := s.inbounds[listenKey(spec)]; in != nil {
-			in.spec = spec
-			kept[listenKey(spec)] = in
+	optional := len(set.file.Listen) == 0
+	for i, spec := range set.listen() {
+		if in := s.inbounds[spec.Address]; in != nil {
+			kept[spec.Address] = in
 			continue
 		}
-		in, err := openInbound(spec)
+		in, err := s.openInbound(spec)
 		if optional && i > 0 && noFamily(err) {
 			continue
 		}
@@ -126,14 +165,61 @@ func (s *service) openInbounds(set *setup) (kept map[string]*inbound, opened []*
 			return nil, opened, set.file.Errorf(fmt.Sprintf("listen[%d]", i), "%w", err)
 		}
 		opened = append(opened, in)
-		kept[listenKey(spec)] = in
+		kept[spec.Address] = in
 	}
 	return kept, opened, nil
 }
 
-// listenKey is what makes a listener another one, that must be opened anew.
-func listenKey(spec config.Listener) string {
-	return fmt.Sprintf("%s %s %v", spec.Address, spec.Name, spec.Mode)
+// openInbound opens the listeners of spec. An address that is in use by another
+// of ours can be one that a reload widens or narrows: 127.0.0.1:1080 to :1080.
+func (s *service) openInbound(spec config.Listener) (*inbound, error) {
+	in, err := openInbound(spec, nil)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return in, err
+	}
+	var ours []net.Listener
+	for _, in := range s.inbounds {
+		ours = append(ours, in.lns...)
+	}
+	defer sharePort(ours, false)
+	sharePort(ours, true)
+	shared, sharedErr := openInbound(spec, controlPort)
+	if sharedErr != nil {
+		return nil, err
+	}
+	sharePort(shared.lns, false)
+	return shared, nil
+}
+
+// sharePort says whether others of us may listen on the same port as lns.
+func sharePort(lns []net.Listener, on bool) {
+	for _, ln := range lns {
+		named, ok := ln.(*namedListener)
+		if !ok {
+			continue
+		}
+		if tcp, ok := named.Listener.(*net.TCPListener); ok {
+			if raw, err := tcp.SyscallConn(); err == nil {
+				_ = raw.Control(func(fd uintptr) { _ = reusePort(fd, on) }) // or the address stays in use
+			}
+		}
+	}
+}
+
+// controlPort lets a socket share its port with ours.
+func controlPort(_, _ string, conn syscall.RawConn) (err error) {
+	if e := conn.Control(func(fd uintptr) { err = reusePort(fd, true) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// listen are the listeners that the configuration wants, or the default ones.
+func (set *setup) listen() []config.Listener {
+	if len(set.file.Listen) == 0 {
+		return defaultListen()
+	}
+	return set.file.Listen
 }
 
 // refuseOpenRelay fails if anybody on the network could use the proxy and
@@ -143,9 +229,13 @@ func (set *setup) refuseOpenRelay(inbounds map[string]*inbound) error {
 	if f.Open || len(f.Allow) > 0 || f.Rules != nil {
 		return nil
 	}
-	for _, in := range inbounds {
+	for _, spec := range set.listen() {
+		in := inbounds[spec.Address]
+		if in == nil {
+			continue // one that need not be
+		}
 		for _, ln := range in.lns {
-			if !isLocal(ln.Addr()) && set.letsAnybodyIn(in.spec) {
+			if !isLocal(ln.Addr()) && set.letsAnybodyIn(spec) {
 				return fmt.Errorf("refusing to listen on %v: anybody could use it; say who may with --users, --allow, --tls-client-ca or rules, or --open for anybody", ln.Addr())
 			}
 		}
@@ -197,35 +287,44 @@ func (s *service) endRefused(set *setup) {
 
 // refuses says why a session would not be begun now; nil if it would.
 func (set *setup) refuses(session *proxy.Session) error {
-	var peer net.Addr // of a session through a proxy that is the proxy, of which rules know nothing
-	if w := set.ways[session.Route()]; w != nil {
-		if _, direct := w.Dialer.(*argyle.Direct); direct {
-			peer = session.Peer()
-		}
+	req := session.Request()
+	if req.Auth == argyle.AuthPassword && set.users != nil && !set.users.Has(req.User) {
+		return fmt.Errorf("there is no user %s any more", req.User)
 	}
-	return set.policy.Recheck(session.Request(), peer)
+	var peer net.Addr // of a session through a proxy that is the proxy, of which rules know nothing
+	if taken, ok := session.Dialer().(*routed); ok && taken.direct.Load() {
+		peer = session.Peer()
+	}
+	return set.policy.Recheck(req, peer)
 }
 
-// watch takes a configuration file that changes, until ctx ends.
+// watch takes a configuration file that changes, until ctx ends. It waits until
+// the file has been left alone for a while: an editor may write it piece by piece.
 func (s *service) watch(ctx context.Context) {
 	if s.path == "" {
 		return
 	}
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	for seen := s.stamp; ; {
+	for last := stampOf(s.path); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		now := stampOf(s.path)
-		if now == seen || now == (stamp{}) {
-			continue
+		if now == last && now != (stamp{}) && s.isNew(now) {
+			s.reload("the file has changed")
 		}
-		seen = now
-		s.reload("the file has changed")
+		last = now
 	}
+}
+
+// isNew reports whether the file is not the one that a reload saw last.
+func (s *service) isNew(now stamp) bool {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	return now != s.seen
 }
 
 // watchTLS reads the certificate again when one of its files has changed.
@@ -242,6 +341,12 @@ func (s *service) watchTLS(ctx context.Context, t *tlsFiles) {
 			s.reloaded("certificate", t.Reload())
 		}
 	}
+}
+
+func (s *service) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
 }
 
 // stampOf returns the stamp of a file; zero if there is none.

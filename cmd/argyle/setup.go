@@ -29,7 +29,7 @@ type setup struct {
 	ways     map[string]*way
 	resolver *names.Resolver
 	timeouts proxy.Timeouts
-	limits   []*wantedLimit // of the rules
+	limits   []ruleLimit // of the rules
 }
 
 // world is what setups share, and what outlives them.
@@ -38,6 +38,7 @@ type world struct {
 	now    atomic.Pointer[setup] // the setup in force
 	own    atomic.Pointer[policy.Listeners]
 	limits *limit.Table
+	rules  map[string]*wantedLimit // by name: those of rules that there are or were
 	guard  *users.Guard
 }
 
@@ -51,6 +52,7 @@ func newWorld(log *slog.Logger) *world {
 	return &world{
 		log:    log,
 		limits: new(limit.Table),
+		rules:  make(map[string]*wantedLimit),
 		guard:  new(users.Guard),
 	}
 }
@@ -159,6 +161,9 @@ func (w *world) Route(ctx context.Context, req *argyle.Request) (proxy.Route, er
 	set := w.now.Load()
 	route, err := set.policy.Route(ctx, req)
 	route.Timeouts = route.Timeouts.Over(set.timeouts)
+	if taken, ok := route.Dialer.(*way); ok && req.Command != argyle.Associate {
+		route.Dialer = &routed{way: taken, set: set}
+	}
 	return route, err
 }
 
@@ -197,14 +202,34 @@ func (w *world) subjectLimits(file *config.File) func(*argyle.Request) []proxy.L
 }
 
 // wantedLimit is a rule's limit, which counts on from one configuration to the
-// next. What it may use is set when the configuration is in force, not before.
+// next: sessions know it as the same.
 type wantedLimit struct {
-	world      *world
-	kind, name string
-	spec       limit.Spec
+	world *world
+	name  string
+	spec  atomic.Pointer[limit.Spec]
 }
 
-func (l *wantedLimit) limit() *limit.Limit { return l.world.limits.For(l.kind, l.name, l.spec) }
+// ruleLimit is what a setup wants a limit to be. It is set when the setup is in
+// force, not before.
+type ruleLimit struct {
+	*wantedLimit
+	spec limit.Spec
+}
+
+// ruleLimit returns the limit of that name. A reload is one at a time.
+func (w *world) ruleLimit(name string, spec limit.Spec) ruleLimit {
+	l := w.rules[name]
+	if l == nil {
+		l = &wantedLimit{world: w, name: name}
+		l.spec.Store(&spec)
+		w.rules[name] = l
+	}
+	return ruleLimit{l, spec}
+}
+
+func (l *wantedLimit) limit() *limit.Limit {
+	return l.world.limits.For(limit.Rule, l.name, *l.spec.Load())
+}
 
 // Begin counts a session in.
 func (l *wantedLimit) Begin(req *argyle.Request) (proxy.Share, error) { return l.limit().Begin(req) }

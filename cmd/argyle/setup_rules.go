@@ -108,9 +108,9 @@ func (set *setup) makeRule(w *world, i int) policy.Rule {
 		rule.Times = append(rule.Times, policy.Span{From: t.From, To: t.To})
 	}
 	if from.Limits != nil {
-		l := &wantedLimit{world: w, kind: "rule", name: ruleKey(from), spec: limitSpec(from.Limits)}
+		l := w.ruleLimit(ruleKey(from), limitSpec(from.Limits))
 		set.limits = append(set.limits, l)
-		rule.Limits = []proxy.Limit{l}
+		rule.Limits = []proxy.Limit{l.wantedLimit}
 	}
 	rule.Quiet = from.Log == config.LogOff
 	rule.Level = logLevel(from.Log)

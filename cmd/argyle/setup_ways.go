@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
@@ -34,15 +36,10 @@ type way struct {
 
 type wayKey struct{}
 
-// wayOf returns the name of the way out that ctx belongs to, and whether it
-// belongs to one.
-func wayOf(ctx context.Context) (name string, ok bool) {
-	name, ok = ctx.Value(wayKey{}).(string)
-	return name, ok
-}
-
-func (w *way) on(ctx context.Context) context.Context {
-	return context.WithValue(ctx, wayKey{}, w.name)
+// on returns a context that tells of the way, and of the setup that chose it.
+// The setup in force decides about datagrams, so theirs is nil.
+func (w *way) on(ctx context.Context, set *setup) context.Context {
+	return context.WithValue(ctx, wayKey{}, &routed{way: w, set: set})
 }
 
 // String is what the log says of the way: its name, or what it is if it is the
@@ -50,15 +47,53 @@ func (w *way) on(ctx context.Context) context.Context {
 func (w *way) String() string { return cmp.Or(w.name, nameOf(w.Dialer)) }
 
 func (w *way) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return w.Dialer.DialContext(w.on(ctx), network, address)
+	return w.Dialer.DialContext(w.on(ctx, nil), network, address)
 }
 
 func (w *way) Listen(ctx context.Context, network, peer string) (net.Listener, error) {
-	return w.Dialer.Listen(w.on(ctx), network, peer)
+	return w.Dialer.Listen(w.on(ctx, nil), network, peer)
 }
 
 func (w *way) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	return w.Dialer.ListenPacket(w.on(ctx), network, address)
+	return w.Dialer.ListenPacket(w.on(ctx, nil), network, address)
+}
+
+// routed is the way of one TCP session. What decided about its request decides
+// about the addresses of it, too, although a reload comes in between.
+type routed struct {
+	*way
+	set    *setup
+	direct atomic.Bool // the far end is the destination, not a proxy
+}
+
+func (r *routed) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := r.way.Dialer.DialContext(r.on(ctx, r.set), network, address)
+	if err == nil {
+		r.direct.Store(isDirect(r.way.Dialer, conn))
+	}
+	return conn, err
+}
+
+func (r *routed) Listen(ctx context.Context, network, peer string) (net.Listener, error) {
+	r.direct.Store(isDirect(r.way.Dialer, nil))
+	return r.way.Dialer.Listen(r.on(ctx, r.set), network, peer)
+}
+
+// isDirect reports whether d, which made conn, goes to the destination itself.
+// Of a group that is not known before there is a connection.
+func isDirect(d argyle.Dialer, conn net.Conn) bool {
+	switch d := d.(type) {
+	case *argyle.Direct:
+		return true
+	case *proxyproto.Dialer:
+		return isDirect(d.Dialer, conn)
+	case *upstream.Group:
+		taken, ok := conn.(interface {
+			Member() (argyle.Dialer, net.Conn)
+		})
+		return ok && isDirect(taken.Member())
+	}
+	return false
 }
 
 func nameOf(d argyle.Dialer) string {
@@ -68,14 +103,17 @@ func nameOf(d argyle.Dialer) string {
 	return fmt.Sprintf("%T", d)
 }
 
-// check asks the policy in force about an address that a way out would use.
+// check asks the policy about an address that a way out would use.
 func (w *world) check(ctx context.Context, network string, addr netip.AddrPort) error {
-	p := w.now.Load().policy
-	by, ok := wayOf(ctx)
+	by, ok := ctx.Value(wayKey{}).(*routed)
 	if !ok || upstream.ToProxy(ctx) {
-		return p.CheckOwn(ctx, network, addr)
+		return w.checkOwn(ctx, network, addr)
 	}
-	return p.Check(by)(ctx, network, addr)
+	set := by.set
+	if set == nil {
+		set = w.now.Load()
+	}
+	return set.policy.Check(by.name)(ctx, network, addr)
 }
 
 // checkOwn refuses our own listeners.
@@ -194,6 +232,10 @@ func (m *wayMaker) key(of []any) [sha256.Size]byte {
 	var text strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&text, "%s=%q\n", key, all[key].value)
+		for _, file := range filesOf(m.set.file.Path, all[key].value) {
+			data, _ := os.ReadFile(file) // whoever needs it says what is wrong with it
+			fmt.Fprintf(&text, "%s=%x\n", file, sha256.Sum256(data))
+		}
 		if u, ok := m.set.file.Upstreams[all[key].value]; ok && all[key].refers {
 			inner := m.key([]any{u}) // config has seen to it that there is no cycle
 			text.Write(inner[:])
@@ -434,15 +476,17 @@ func (set *setup) stopWays() {
 	}
 }
 
+// fileOptions are those of a proxy URL that name files.
+var fileOptions = []string{"ca", "cert", "key", "identity", "known_hosts"}
+
 // rooted makes the files that a proxy URL names relative to the configuration,
 // as all others are.
 func rooted(root func(string) string, proxyURL string) string {
-	base, query, found := strings.Cut(proxyURL, "?")
-	options, err := url.ParseQuery(query)
-	if !found || err != nil || strings.Contains(query, "@") {
+	base, options := splitOptions(proxyURL)
+	if len(options) == 0 {
 		return proxyURL // upstream says what is wrong with it
 	}
-	for _, name := range []string{"ca", "cert", "key", "identity", "known_hosts"} {
+	for _, name := range fileOptions {
 		for i, path := range options[name] {
 			if path != "" && !strings.HasPrefix(path, "~/") {
 				options[name][i] = root(path)
@@ -450,4 +494,22 @@ func rooted(root func(string) string, proxyURL string) string {
 		}
 	}
 	return base + "?" + options.Encode()
+}
+
+// filesOf returns the files that a proxy URL names; none for other texts.
+func filesOf(root func(string) string, proxyURL string) (files []string) {
+	_, options := splitOptions(rooted(root, proxyURL))
+	for _, name := range fileOptions {
+		files = append(files, options[name]...)
+	}
+	return files
+}
+
+func splitOptions(proxyURL string) (base string, options url.Values) {
+	base, query, _ := strings.Cut(proxyURL, "?")
+	options, err := url.ParseQuery(query)
+	if err != nil || strings.Contains(query, "@") {
+		return proxyURL, nil
+	}
+	return base, options
 }

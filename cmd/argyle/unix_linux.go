@@ -21,6 +21,15 @@ func socketMode(mode os.FileMode) func(string, string, syscall.RawConn) error {
 	}
 }
 
+// reusePort lets sockets of the same user share a port, or no longer.
+func reusePort(fd uintptr, on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, value)
+}
+
 // uidUser names the owner of the other end of a unix socket, "uid:1000"; "" for
 // other connections.
 func uidUser(conn net.Conn) string {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -13,3 +14,7 @@ func socketMode(os.FileMode) func(string, string, syscall.RawConn) error { retur
 
 // uidUser would name the owner of the other end of a unix socket.
 func uidUser(net.Conn) string { return "" }
+
+// reusePort would let sockets share a port. What it does differs from system to
+// system, so that an address there is free first.
+func reusePort(uintptr, bool) error { return errors.ErrUnsupported }

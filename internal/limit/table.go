@@ -61,6 +61,19 @@ func (t *Table) For(kind, name string, spec Spec) *Limit {
 	return l
 }
 
+// Lift lets everything pass that keep is false for: a limit that is not wanted
+// any more holds nobody back, sessions that are there already included. What it
+// has counted stays.
+func (t *Table) Lift(keep func(*Limit) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.limits {
+		if !keep(l) {
+			l.set(Spec{})
+		}
+	}
+}
+
 // recall returns the limit in use for the subject of one that was forgotten
 // while somebody still had it: itself, unless another has taken its place.
 func (t *Table) recall(l *Limit) *Limit {

@@ -42,6 +42,9 @@ func (c *groupConn) Close() error {
 // Unwrap returns the member's connection, for the relay to work on.
 func (c *groupConn) Unwrap() (conn net.Conn, unread []byte) { return c.Conn, nil }
 
+// Member returns the dialer of the member that was chosen, and its connection.
+func (c *groupConn) Member() (argyle.Dialer, net.Conn) { return c.member.Dialer, c.Conn }
+
 // CloseWrite ends the write side, where there is such a thing.
 func (c *groupConn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {

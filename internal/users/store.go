@@ -85,6 +85,12 @@ func (s *Store) Names() []string {
 	return slices.Sorted(maps.Keys(s.file.Load().byName))
 }
 
+// Has reports whether there is a user of that name.
+func (s *Store) Has(name string) bool {
+	_, known := s.file.Load().byName[name]
+	return known
+}
+
 // Verify reports whether password is user's: nil, or ErrDenied, or why the
 // context ended before it could be seen. It always computes a hash, for an
 // unknown user too; servers want [Gate.Login].
