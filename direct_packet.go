@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,6 +120,7 @@ type directPacket struct {
 	ctx            context.Context // ends the look-ups
 	cancel         context.CancelFunc
 	dropped        atomic.Uint64
+	lookups        sync.WaitGroup
 
 	in      []Datagram // of ReadBatch, reused
 	handle  func([]Datagram)
@@ -152,10 +154,26 @@ func (p *directPacket) Dropped() uint64 { return p.dropped.Load() }
 // Sent says how many bytes of payload have been sent.
 func (p *directPacket) Sent() int64 { return p.sock.Sent() }
 
-// Close ends the look-ups and closes the socket.
+// Names returns the names, as they were asked for, that have been found to have
+// an address: what comes from there may answer what went to any of them.
+func (p *directPacket) Names(ip netip.Addr) (names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, l := range p.names {
+		if slices.Contains(l.ips, ip) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Close ends the look-ups and closes the socket. What has been sent is then
+// counted.
 func (p *directPacket) Close() error {
 	p.cancel()
-	return p.sock.Close()
+	err := p.sock.Close()
+	p.lookups.Wait()
+	return err
 }
 
 // ReadBatch hands over datagrams with their true sources.
@@ -326,7 +344,7 @@ func (p *directPacket) begin(name string) *lookup {
 	p.pending++
 	l := new(lookup)
 	p.names[name] = l
-	go p.look(l, name)
+	p.lookups.Go(func() { p.look(l, name) })
 	return l
 }
 

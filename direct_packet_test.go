@@ -260,6 +260,27 @@ func TestListenPacketNames(t *testing.T) {
 
 func first(s string, _ Addr) string { return s }
 
+// A packet connection tells which names have an address.
+func TestListenPacketNamesOf(t *testing.T) {
+	ns := newNameServer(t, map[string]string{"one.test": "127.0.0.1", "two.test": "127.0.0.2 127.0.0.1"})
+	p := listenPacket(t, &Direct{Resolver: ns.resolver()}, "")
+	if got := p.Names(netip.MustParseAddr("127.0.0.1")); got != nil {
+		t.Errorf("%q before any look-up", got)
+	}
+	for _, name := range []string{"one.test", "two.test", "none.test"} {
+		write(t, p, Addr{Name: name, Port: 9}, "")
+	}
+	eventually(t, "the look-ups", p.idle)
+	for ip, want := range map[string][]string{
+		"127.0.0.1": {"one.test", "two.test"}, "127.0.0.2": {"two.test"}, "127.0.0.3": nil,
+	} {
+		got := p.Names(netip.MustParseAddr(ip))
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s is %q, want %q", ip, got, want)
+		}
+	}
+}
+
 // The same in a batch, where names and addresses are mixed.
 func TestListenPacketNamesInBatch(t *testing.T) {
 	ns := newNameServer(t, map[string]string{"a.test": "127.0.0.1"})

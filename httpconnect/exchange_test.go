@@ -169,6 +169,65 @@ func TestForwardBreaksOffAtOnce(t *testing.T) {
 	})
 }
 
+// inMemoryFed is inMemory behind a listener that gives its clients the time
+// handshake.
+func inMemoryFed(t *testing.T, s *Server, handshake time.Duration, test func(t *testing.T, client *pipeConn)) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, feed := serve.NewFeed(&net.TCPAddr{}), serve.NewFeed(&net.TCPAddr{})
+		server := s.HTTPServer()
+		go server.Serve(feed)
+		front := &serve.Server{Handle: func(ctx context.Context, conn net.Conn) {
+			serve.Limit(ctx, handshake)
+			feed.Put(ctx, conn)
+		}}
+		go front.Serve(ln)
+		client, conn := pipe(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}, &net.TCPAddr{Port: 2})
+		ln.Put(t.Context(), conn)
+		test(t, client)
+		client.Close()
+		front.Close()
+		server.Close()
+		synctest.Wait()
+	})
+}
+
+// How long the first header may take is the listener's to say, be it less or more
+// than otherwise. Later ones take no longer than those of other clients.
+func TestServerHandshakeTime(t *testing.T) {
+	const get = "GET http://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n"
+	s := func() *Server { return &Server{Handler: reject(argyle.ErrNotAllowed)} }
+	for _, handshake := range []time.Duration{time.Second, time.Minute} {
+		inMemoryFed(t, s(), handshake, func(t *testing.T, client *pipeConn) {
+			io.WriteString(client, get[:10])
+			start := time.Now()
+			if got, _ := io.ReadAll(client); time.Since(start) != handshake {
+				t.Errorf("%q after %v, want the end after %v", got, time.Since(start), handshake)
+			}
+		})
+	}
+	for _, handshake := range []time.Duration{time.Minute, -1} {
+		inMemoryFed(t, s(), handshake, func(t *testing.T, client *pipeConn) {
+			io.WriteString(client, get[:10])
+			time.Sleep(59 * time.Second)
+			answers := bufio.NewReader(client)
+			for range 2 {
+				io.WriteString(client, get[10:])
+				resp, err := http.ReadResponse(answers, nil)
+				if err != nil || resp.StatusCode != http.StatusForbidden {
+					t.Fatalf("%v, %v", resp, err)
+				}
+				io.Copy(io.Discard, resp.Body)
+				time.Sleep(time.Minute) // the time between requests is another
+				io.WriteString(client, get[:10])
+			}
+			start := time.Now()
+			if got, _ := io.ReadAll(answers); time.Since(start) != serve.DefaultTimeout {
+				t.Errorf("%q after %v", got, time.Since(start))
+			}
+		})
+	}
+}
+
 // A client has a bounded time for its header, and between two requests.
 func TestServerDeadlines(t *testing.T) {
 	s := &Server{Handler: reject(argyle.ErrNotAllowed)}

@@ -56,7 +56,8 @@ const (
 
 // HTTPServer returns an [http.Server] around s with the bounds that a proxy
 // needs. It speaks HTTP/1 only, and passes on what the connections of an
-// internal listener know of themselves.
+// internal listener know of themselves: such a listener says, too, how long a
+// client may take for its first request.
 func (s *Server) HTTPServer() *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

@@ -28,7 +28,7 @@ func (p *Proxy) associate(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := s.bound(ctx, -1, 0)
+	ctx, cancel := s.bound(ctx, time.Now(), -1, 0)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -197,7 +197,7 @@ func (v *path) run() {
 // cannot be used now.
 func (v *path) open() bool {
 	a := v.association
-	ctx, cancel := limit(a.ctx, v.dialTimeout, dialTimeout)
+	ctx, cancel := limit(a.ctx, time.Now(), v.dialTimeout, dialTimeout)
 	defer cancel()
 	conn, err := v.dialer.ListenPacket(ctx, "udp", "")
 	v.mu.Lock()
@@ -297,7 +297,7 @@ func (v *path) reply(ds []argyle.Datagram) {
 	v.touch()
 	a := v.association
 	if r := a.replies.Load(); r != nil {
-		ds = r.filter(a, ds)
+		ds = r.filter(v, ds)
 	}
 	n, _ := a.client.WriteBatch(ds) // an error ends the reader, too
 	a.down.count(a.client, ds, n, &a.session.down)

@@ -3,8 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/argyle-socks/argyle"
@@ -16,6 +14,7 @@ type destination struct {
 	via     *path         // nil: refused, or not decided yet
 	to      argyle.Addr   // what the way out is told
 	up      gates         // that hold back what the client sends there
+	limits  []Limit       // of the route
 	expires time.Duration // on our clock
 	decided bool
 	asking  bool              // the policy is being asked
@@ -83,7 +82,7 @@ func (a *association) ask(ctx context.Context, addr argyle.Addr) (Route, error) 
 
 // decide asks the policy about a name and sends what waits for the answer.
 func (a *association) decide(d *destination, addr argyle.Addr) {
-	ctx, cancel := limit(a.ctx, a.proxy.DialTimeout, dialTimeout)
+	ctx, cancel := limit(a.ctx, time.Now(), a.proxy.DialTimeout, dialTimeout)
 	defer cancel()
 	route, err := a.ask(ctx, addr)
 
@@ -118,9 +117,9 @@ func (a *association) settle(d *destination, addr argyle.Addr, route Route, err 
 	a.session.setWay(route.Dialer)
 	req := argyle.Request{Dest: addr}
 	d.to = route.dest(&req)
-	var down gates
-	d.up, down = a.session.gates(route.Limits)
-	a.noteReplies(d.to, route.Reply, down)
+	d.limits = route.Limits
+	d.up, _ = a.session.gates(route.Limits)
+	a.noteReplies(d, route.Reply)
 	d.via = a.path(route.Dialer, route.Timeouts.Over(a.proxy.Timeouts))
 }
 
@@ -132,68 +131,4 @@ func (a *association) wait(d *destination, dg argyle.Datagram) {
 	}
 	a.size += len(dg.Payload)
 	d.waiting = append(d.waiting, argyle.Datagram{Addr: dg.Addr, Payload: bytes.Clone(dg.Payload)})
-}
-
-// replies is what the rules have to say of datagrams to the client. It is made
-// when there is such a rule.
-type replies struct {
-	mu      sync.Mutex
-	from    map[argyle.Addr]reply
-	allowed func(argyle.Addr) error
-	any     gates // those of sources that the client has not sent to
-}
-
-// reply is what holds for one source.
-type reply struct {
-	gates   gates
-	refused bool
-	expires time.Duration
-}
-
-// noteReplies enters what holds for the replies of a destination.
-func (a *association) noteReplies(from argyle.Addr, allowed func(argyle.Addr) error, down gates) {
-	r := a.replies.Load()
-	if r == nil && allowed == nil && len(down) == 0 {
-		return
-	}
-	if r == nil {
-		_, base := a.session.gates(a.session.route.Limits)
-		r = &replies{from: make(map[argyle.Addr]reply), any: base}
-		a.replies.Store(r)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.allowed = allowed
-	r.enter(from, down)
-}
-
-// enter decides about a source. r.mu is held.
-func (r *replies) enter(from argyle.Addr, down gates) reply {
-	if len(r.from) >= maxRoutes {
-		clear(r.from)
-	}
-	known := reply{gates: down, expires: time.Since(clock) + routeTime}
-	known.refused = r.allowed != nil && r.allowed(from) != nil
-	r.from[from] = known
-	return known
-}
-
-// filter leaves out the datagrams that must not reach the client.
-func (r *replies) filter(a *association, ds []argyle.Datagram) []argyle.Datagram {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.DeleteFunc(ds, func(d argyle.Datagram) bool {
-		known, ok := r.from[d.Addr]
-		switch {
-		case !ok:
-			known = r.enter(d.Addr, r.any)
-		case time.Since(clock) > known.expires:
-			known = r.enter(d.Addr, known.gates)
-		}
-		if known.refused || !known.gates.Allow(len(d.Payload)) {
-			a.session.dropped.Add(1)
-			return true
-		}
-		return false
-	})
 }

@@ -200,7 +200,7 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 	if s.route.Reply != nil {
 		ln = &replyListener{Listener: ln, allowed: s.route.Reply}
 	}
-	ctx, cancel := s.bound(ctx, s.route.Timeouts.BindTimeout, bindTimeout)
+	ctx, cancel := s.bound(ctx, time.Now(), s.route.Timeouts.BindTimeout, bindTimeout)
 	defer cancel()
 	client, peer, err := s.call.AcceptBind(ctx, ln)
 	if err != nil {
@@ -226,12 +226,13 @@ func (l *replyListener) Accept() (net.Conn, error) {
 	}
 }
 
-// reach finds the way out for a session and takes it, each within the time of
-// a dial.
+// reach finds the way out for a session and takes it, both together within the
+// time of a dial: the policy may have to look the name up.
 func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, context.Context, string, string) (T, error)) (T, error) {
 	var nothing T
 	req := s.Request()
 	ctx = argyle.WithRequest(ctx, req)
+	began := time.Now()
 	route, err := s.decide(ctx, req)
 	if err != nil {
 		return nothing, err
@@ -239,8 +240,11 @@ func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, cont
 	if err := s.take(route); err != nil {
 		return nothing, err
 	}
-	ctx, cancel := s.bound(ctx, s.route.Timeouts.DialTimeout, dialTimeout)
+	ctx, cancel := s.bound(ctx, began, s.route.Timeouts.DialTimeout, dialTimeout)
 	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return nothing, fmt.Errorf("no time is left to connect: %w", err)
+	}
 	return take(route.Dialer, ctx, "tcp", route.dest(req).String())
 }
 
@@ -249,7 +253,7 @@ func (s *Session) decide(ctx context.Context, req *argyle.Request) (Route, error
 	if s.proxy.Policy == nil {
 		return Route{Dialer: direct}, nil
 	}
-	ctx, cancel := s.bound(ctx, s.proxy.DialTimeout, dialTimeout)
+	ctx, cancel := s.bound(ctx, time.Now(), s.proxy.DialTimeout, dialTimeout)
 	defer cancel()
 	return s.proxy.Policy.Route(ctx, req)
 }

@@ -165,6 +165,46 @@ func (d *noting) DialContext(ctx context.Context, _, address string) (net.Conn, 
 	return nil, errors.New("enough")
 }
 
+// The time that a decision takes is part of the time for the way to the
+// destination, which may be the one that the decision gives.
+func TestDecisionTime(t *testing.T) {
+	for _, tt := range []struct{ general, own, decision, left, total time.Duration }{
+		{0, 0, 4 * time.Second, 6 * time.Second, 10 * time.Second},
+		{5 * time.Second, 0, 4 * time.Second, time.Second, 5 * time.Second},
+		{0, 5 * time.Second, 3 * time.Second, 2 * time.Second, 5 * time.Second},
+		{0, 5 * time.Second, 6 * time.Second, -1, 6 * time.Second},
+		{5 * time.Second, 7 * time.Second, 4 * time.Second, 3 * time.Second, 7 * time.Second},
+		{5 * time.Second, 7 * time.Second, time.Minute, -1, 5 * time.Second},
+		{-1, 7 * time.Second, time.Minute, -1, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			left := time.Duration(-1)
+			out := &fakeDialer{dial: func(ctx context.Context) (net.Conn, error) {
+				deadline, _ := ctx.Deadline()
+				left = time.Until(deadline)
+				return never(ctx)
+			}}
+			p := &proxy.Proxy{
+				Timeouts: proxy.Timeouts{DialTimeout: tt.general},
+				Policy: policyOf(func(ctx context.Context, _ *argyle.Request) (proxy.Route, error) {
+					select {
+					case <-time.After(tt.decision):
+						return proxy.Route{Dialer: out, Timeouts: proxy.Timeouts{DialTimeout: tt.own}}, nil
+					case <-ctx.Done():
+						return proxy.Route{}, ctx.Err()
+					}
+				}),
+			}
+			call := newCall(argyle.Connect)
+			began := time.Now()
+			p.ServeCall(t.Context(), call)
+			if err := <-call.rejected; !errors.Is(err, context.DeadlineExceeded) || left != tt.left || time.Since(began) != tt.total {
+				t.Errorf("%v: %v after %v, with %v left for the dial", tt, err, time.Since(began), left)
+			}
+		})
+	}
+}
+
 // MaxTime ends a session that is busy, and CloseFor gives a reason.
 func TestMaxTime(t *testing.T) {
 	for reason, end := range map[error]func(*proxy.Session){

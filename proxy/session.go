@@ -21,19 +21,20 @@ type Session struct {
 	call  argyle.Call
 	start time.Time
 
-	mu     sync.Mutex
-	route  Route              // the first one, its Timeouts complete
-	way    string             // the way out by its name
-	peer   net.Addr           // of TCP, the far end of the way out
-	shares map[Limit]Share    // in what it counts against
-	timer  *time.Timer        // of MaxTime; nil without
-	cancel context.CancelFunc // of the step under way, if it has one
-	pair   *relay.Pair        // of TCP, once it relays
-	closed bool               // by Close
-	reason error              // given to CloseFor
-	ended  bool
-	err    error
-	dur    time.Duration
+	mu      sync.Mutex
+	route   Route              // the first one, its Timeouts complete
+	way     string             // the way out by its name
+	peer    net.Addr           // of TCP, the far end of the way out
+	shares  map[Limit]Share    // in what it counts against
+	timer   *time.Timer        // of MaxTime; nil without
+	cancel  context.CancelFunc // of the step under way, if it has one
+	pair    *relay.Pair        // of TCP, once it relays
+	closed  bool               // by Close
+	refused bool               // the client is being told
+	reason  error              // given to CloseFor, before a refusal
+	ended   bool
+	err     error
+	dur     time.Duration
 
 	up, down atomic.Int64  // of UDP
 	dropped  atomic.Uint64 // datagrams
@@ -109,9 +110,10 @@ func (s *Session) Close() error {
 func (s *Session) CloseFor(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.closed, s.reason = true, reason
+	if !s.closed && !s.refused {
+		s.reason = reason
 	}
+	s.closed = true
 	if s.cancel != nil {
 		s.cancel()
 	}
@@ -123,10 +125,10 @@ func (s *Session) CloseFor(reason error) {
 // ErrMaxTime ends a session that has lasted for its MaxTime.
 var ErrMaxTime = errors.New("session lasted as long as it may")
 
-// bound returns a context for one step, which Close cancels. A negative
-// timeout means none, and 0 the default.
-func (s *Session) bound(ctx context.Context, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := limit(ctx, timeout, byDefault)
+// bound returns a context for one step, which began at a time and which Close
+// cancels. A negative timeout means none, and 0 the default.
+func (s *Session) bound(ctx context.Context, began time.Time, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := limit(ctx, began, timeout, byDefault)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cancel = cancel
@@ -136,14 +138,14 @@ func (s *Session) bound(ctx context.Context, timeout, byDefault time.Duration) (
 	return ctx, cancel
 }
 
-func limit(ctx context.Context, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
+func limit(ctx context.Context, began time.Time, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
 	switch {
 	case timeout < 0:
 		return context.WithCancel(ctx)
 	case timeout == 0:
 		timeout = byDefault
 	}
-	return context.WithTimeout(ctx, timeout)
+	return context.WithDeadline(ctx, began.Add(timeout))
 }
 
 // take makes route the session's own, and counts the session in.
@@ -236,7 +238,10 @@ func (s *Session) via(conn net.Conn) {
 
 // reject answers the client with err, which it returns.
 func (s *Session) reject(err error) error {
-	s.call.Reject(err)
+	s.mu.Lock()
+	s.refused = true
+	s.mu.Unlock()
+	s.call.Reject(err) // which may take its time
 	return err
 }
 

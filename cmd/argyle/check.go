@@ -55,6 +55,9 @@ var errTold = errors.New("told")
 // check tells what is wrong with a configuration, or that nothing is.
 func check(stdout, stderr io.Writer, path string) error {
 	set, err := checkFile(path)
+	if err == nil {
+		err = set.checkOpenRelay()
+	}
 	if err != nil {
 		tell(stderr, err)
 		return errTold
@@ -66,11 +69,22 @@ func check(stdout, stderr io.Writer, path string) error {
 
 // checkFile makes of a file all that a server would, listeners apart.
 func checkFile(path string) (*setup, error) {
-	file, err := loadFile(path)
+	w := newWorld(slog.New(slog.DiscardHandler))
+	loader := newLoader(path)
+	loader.Further = w.checkFiles
+	file, err := loader.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	return newWorld(slog.New(slog.DiscardHandler)).build(file, nil)
+	return w.build(file, nil)
+}
+
+// checkFiles says what is wrong with the files that a configuration names, which
+// itself has mistakes.
+func (w *world) checkFiles(file *config.File) error {
+	set := &setup{file: file}
+	_, errs := set.makeSets()
+	return errors.Join(append(errs, set.openUsers(w, nil), set.openTLS())...)
 }
 
 // tell writes every error, with the lines that are meant.

@@ -1082,24 +1082,38 @@ timeouts: {handshake: %s}
 	began := time.Now()
 	early := append(silent(s.addr, ""), silent(s.addrs()[1], header)...)
 	early = append(early, silent(s.addrs()[1], header[:8])[0])
+	cut := func(began time.Time, conn net.Conn, said string) {
+		t.Helper()
+		gone(t, conn)
+		if took := time.Since(began); took < 900*time.Millisecond || took > 5*time.Second {
+			t.Errorf("%q is cut after %v", said, took)
+		}
+	}
+	for i, conn := range early {
+		cut(began, conn, said[i%len(said)])
+	}
 
-	eventually(t, "the first clients to be taken", func() bool { return s.openFiles() >= s.files+len(early) })
+	// A reload is for those who come then. Its answer tells that this one has
+	// come before.
+	began = time.Now()
+	before := dialRaw(t, s.addr)
+	if _, err := io.WriteString(before, "\x05\x01\x00"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(before, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
 	rewrite(t, path, fmt.Sprintf(text, certFile, keyFile, "1h"))
 	s.signal(t, syscall.SIGHUP)
 	s.waitLog(t, "took the new configuration", 1)
+	reloaded := time.Now()
 	late := append(silent(s.addr, ""), silent(s.addrs()[1], header)...)
-
-	for i, conn := range early {
-		gone(t, conn)
-		if took := time.Since(began); took < 900*time.Millisecond || took > 5*time.Second {
-			t.Errorf("%q is cut after %v", said[i%len(said)], took)
-		}
-	}
+	cut(began, before, "a greeting")
 	for i, conn := range late {
-		_ = conn.SetReadDeadline(began.Add(2500 * time.Millisecond))
+		_ = conn.SetReadDeadline(reloaded.Add(2500 * time.Millisecond))
 		rest, err := io.ReadAll(conn)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("after the reload %q is cut after %v: %q, %v", said[i%len(said)], time.Since(began), rest, err)
+			t.Errorf("after the reload %q is cut after %v: %q, %v", said[i%len(said)], time.Since(reloaded), rest, err)
 		}
 	}
 	// Who has said what it wants is not bound.

@@ -70,18 +70,23 @@ func drink(t testing.TB, s *server, user, dest string, count *atomic.Int64) (sto
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		buf := make([]byte, 16<<10)
-		for {
-			n, err := conn.Read(buf)
-			count.Add(int64(n))
-			if err != nil {
-				return
-			}
-		}
+		take(conn, count)
 	}()
 	return func() {
 		conn.Close()
 		<-done
+	}
+}
+
+// take takes bytes until there is an end of them, and counts them.
+func take(conn net.Conn, count *atomic.Int64) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := conn.Read(buf)
+		count.Add(int64(n))
+		if err != nil {
+			return
+		}
 	}
 }
 
@@ -133,42 +138,50 @@ rules: [{action: allow, limits: {down: 30Mbit/s}}]
 	}
 }
 
-// A limit of 10 Mbit/s holds within 5 %, up and down, in plain and inside TLS.
+// Limits of 10 Mbit/s down and 20 Mbit/s up hold within 5 %, in plain and inside
+// TLS.
 func TestBandwidth(t *testing.T) {
 	t.Parallel()
 	certFile, keyFile := certificate(t)
 	s := startServer(t, "-c", configFile(t, fmt.Sprintf(`
 tls: {cert: %s, key: %s}
-rules: [{action: allow, limits: {session-down: 10Mbit/s}}]
+rules: [{action: allow, limits: {session-down: 10Mbit/s, session-up: 20Mbit/s}}]
 `, certFile, keyFile)))
-	dest := spring(t)
+	source := spring(t)
 	for _, url := range []string{"socks5h://" + s.addr, "socks5h+tls://" + s.addr + "?ca=" + certFile} {
 		way, err := upstream.Chain([]string{url})
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := way.DialContext(t.Context(), "tcp", dest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		count := new(atomic.Int64)
-		go func() {
-			buf := make([]byte, 16<<10)
-			for {
-				n, err := conn.Read(buf)
-				count.Add(int64(n))
+		holds := func(direction, dest string, limit float64, count *atomic.Int64, carry func(net.Conn)) {
+			t.Run(direction+" by "+url, func(t *testing.T) {
+				t.Parallel()
+				conn, err := way.DialContext(t.Context(), "tcp", dest)
 				if err != nil {
+					t.Fatal(err)
+				}
+				var carrier sync.WaitGroup
+				carrier.Go(func() { carry(conn) })
+				defer carrier.Wait()
+				defer conn.Close()
+				measure([]*atomic.Int64{count}, 500*time.Millisecond)
+				rate := measure([]*atomic.Int64{count}, 4*time.Second)[0]
+				t.Logf("%.2f Mbit/s", rate*8e-6)
+				if !within(rate, limit/8, 5) {
+					t.Errorf("%.2f Mbit/s, want %.2f", rate*8e-6, limit*1e-6)
+				}
+			})
+		}
+		var down, up atomic.Int64
+		holds("down", source, 10e6, &down, func(conn net.Conn) { take(conn, &down) })
+		pit := serveTCP(t, "127.0.0.1:0", func(conn *net.TCPConn) { take(conn, &up) })
+		holds("up", pit, 20e6, &up, func(conn net.Conn) {
+			for buf := make([]byte, 64<<10); ; {
+				if _, err := conn.Write(buf); err != nil {
 					return
 				}
 			}
-		}()
-		measure([]*atomic.Int64{count}, 500*time.Millisecond)
-		rate := measure([]*atomic.Int64{count}, 4*time.Second)[0]
-		conn.Close()
-		t.Logf("%s: %.2f Mbit/s", url, rate*8e-6)
-		if !within(rate, 10e6/8, 5) {
-			t.Errorf("%s: %.2f Mbit/s", url, rate*8e-6)
-		}
+		})
 	}
 }
 

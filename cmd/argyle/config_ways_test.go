@@ -767,7 +767,12 @@ type zoneServer struct {
 
 func startDNS(t testing.TB, records map[string][]string) *zoneServer {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	return startDNSAt(t, "127.0.0.1:0", records)
+}
+
+func startDNSAt(t testing.TB, addr string, records map[string][]string) *zoneServer {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -926,23 +931,45 @@ func TestDialTimeoutLookup(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { mute.Close() })
-	for _, rules := range []string{"[{action: allow}]", "[{to: 10.0.0.0/8, action: deny}, {action: allow}]"} {
-		t.Run(rules, func(t *testing.T) {
+	for _, text := range []string{
+		"{timeouts: {dial: 500ms}, rules: [{action: allow}]}",
+		"{timeouts: {dial: 500ms}, rules: [{to: 10.0.0.0/8, action: deny}, {action: allow}]}",
+		"{rules: [{action: allow, timeouts: {dial: 500ms}}]}",
+		"{rules: [{to: 10.0.0.0/8, action: deny}, {action: allow, timeouts: {dial: 500ms}}]}",
+	} {
+		t.Run(text, func(t *testing.T) {
 			t.Parallel()
-			s := launch(t, 1, "-c", configFile(t, fmt.Sprintf(`
-listen: [127.0.0.1:0]
-names: {servers: %q}
-timeouts: {dial: 500ms}
-rules: %s
-`, mute.LocalAddr(), rules)))
+			s := launch(t, 1, "-c", configFile(t, fmt.Sprintf("{listen: ['127.0.0.1:0'], names: {servers: %q}, %s", mute.LocalAddr(), text[1:])))
 			t.Cleanup(func() { s.end(t) })
 			began := time.Now()
 			_, err := s.dialer("").DialContext(t.Context(), "tcp", "slow.example:80")
-			if took := time.Since(began); err == nil || took > 1500*time.Millisecond {
+			if took := time.Since(began); !errors.Is(err, wire.TTLExpired) || took > 1500*time.Millisecond {
 				t.Errorf("after %v: %v", took, err)
 			}
 		})
 	}
+}
+
+// The system's search list makes no other name of the one that rules have let
+// through. Names of the hosts file are found.
+func TestNoSearchList(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	cover(t, "/etc/resolv.conf", "nameserver 127.0.0.1\nsearch hidden.example\n")
+	z := startDNSAt(t, "127.0.0.1:53", map[string][]string{"secret.hidden.example": {outerAddr}})
+	s := launch(t, 1, "-l", "127.0.0.1:0", "-c", configFile(t, "rules: [{to: .hidden.example, action: deny}, {action: allow}]\n"))
+	_, port, _ := net.SplitHostPort(mirror(t, outerAddr+":0"))
+	refuses(t, s.dialer(""), "secret:"+port, wire.HostUnreachable)
+	open(t, s.dialer(""), outerName+":"+port).Close()
+	_, port, _ = net.SplitHostPort(mirror(t, "127.0.0.1:0"))
+	open(t, s.dialer(""), "localhost:"+port).Close()
+	for _, question := range z.questions() {
+		if strings.HasPrefix(question, "secret.hidden") {
+			t.Errorf("%s was asked for", question)
+		}
+	}
+	s.end(t)
 }
 
 // Sets are read again when their files change. One that is broken leaves the

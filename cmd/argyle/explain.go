@@ -18,7 +18,6 @@ import (
 	"github.com/argyle-socks/argyle/internal/config"
 	"github.com/argyle-socks/argyle/internal/limit"
 	"github.com/argyle-socks/argyle/internal/policy"
-	"github.com/argyle-socks/argyle/proxy"
 )
 
 // explainFlags describe the request.
@@ -178,7 +177,7 @@ func explain(ctx context.Context, w io.Writer, path, at string, req *argyle.Requ
 			e.Route.Limits[i] = &figures{l}
 		}
 	}
-	e.Route.Timeouts = e.Route.Timeouts.Over(set.timeouts).Over(proxy.DefaultTimeouts)
+	e.Route.Timeouts = e.Route.Timeouts.Over(set.timeouts)
 	fmt.Fprint(w, e.String())
 	return err
 }

@@ -103,7 +103,8 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	if err := s.openLedger(file); err != nil {
 		return err
 	}
-	s.proxy = &proxy.Proxy{Policy: s.world, Log: log}
+	// The time for a decision is that of the configuration.
+	s.proxy = &proxy.Proxy{Policy: s.world, Timeouts: proxy.Timeouts{DialTimeout: -1}, Log: log}
 	base := &httpconnect.Server{Log: log}
 	s.http = base.HTTPServer()
 	s.http.Handler = s

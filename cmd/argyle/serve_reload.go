@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -225,22 +226,44 @@ func (set *setup) listen() []config.Listener {
 // refuseOpenRelay fails if anybody on the network could use the proxy and
 // nobody has said that this is wanted.
 func (set *setup) refuseOpenRelay(inbounds map[string]*inbound) error {
-	f := set.file
-	if f.Open || len(f.Allow) > 0 || f.Rules != nil {
-		return nil
-	}
 	for _, spec := range set.listen() {
 		in := inbounds[spec.Address]
-		if in == nil {
-			continue // one that need not be
+		if in == nil || !set.letsAnybodyUse(spec) {
+			continue
 		}
 		for _, ln := range in.lns {
-			if !isLocal(ln.Addr()) && set.letsAnybodyIn(spec) {
-				return fmt.Errorf("refusing to listen on %v: anybody could use it; say who may with --users, --allow, --tls-client-ca or rules, or --open for anybody", ln.Addr())
+			if !isLocal(ln.Addr()) {
+				return openRelay(ln.Addr().String())
 			}
 		}
 	}
 	return nil
+}
+
+// checkOpenRelay is refuseOpenRelay without listeners: it looks at the addresses
+// as they are written.
+func (set *setup) checkOpenRelay() error {
+	for i, spec := range set.file.Listen {
+		host, _, err := net.SplitHostPort(spec.Address)
+		if err != nil || !set.letsAnybodyUse(spec) {
+			continue // unix: and systemd: among others
+		}
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && !ip.IsLoopback() {
+			return set.file.Errorf(fmt.Sprintf("listen[%d]", i), "%w", openRelay(spec.Address))
+		}
+	}
+	return nil
+}
+
+// letsAnybodyUse reports whether nobody is asked who he is, and no rule says
+// where he may go.
+func (set *setup) letsAnybodyUse(spec config.Listener) bool {
+	f := set.file
+	return !f.Open && len(f.Allow) == 0 && f.Rules == nil && set.letsAnybodyIn(spec)
+}
+
+func openRelay(address string) error {
+	return fmt.Errorf("refusing to listen on %s: anybody could use it; say who may with --users, --allow, --tls-client-ca or rules, or --open for anybody", address)
 }
 
 // runSetup starts what belongs to set, and ends what belonged to old.

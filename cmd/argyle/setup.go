@@ -60,7 +60,7 @@ func newWorld(log *slog.Logger) *world {
 // build makes a setup of a configuration, and returns every mistake in it.
 // What old has and file still wants is taken over; old may be nil.
 func (w *world) build(file *config.File, old *setup) (*setup, error) {
-	set := &setup{file: file, timeouts: timeouts(file.Timeouts)}
+	set := &setup{file: file, timeouts: timeouts(file.Timeouts).Over(proxy.DefaultTimeouts)}
 	var errs []error
 	check := func(err error) {
 		if err != nil {
@@ -159,6 +159,11 @@ func (w *world) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 // Route asks the policy of the setup in force.
 func (w *world) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
 	set := w.now.Load()
+	if d := set.timeouts.DialTimeout; d > 0 { // rules may look a name up
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
 	route, err := set.policy.Route(ctx, req)
 	route.Timeouts = route.Timeouts.Over(set.timeouts)
 	if taken, ok := route.Dialer.(*way); ok && req.Command != argyle.Associate {

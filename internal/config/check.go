@@ -47,9 +47,15 @@ func (c *checker) file() {
 		c.rule(&c.f.Rules[i], indexed("rules", i))
 	}
 	c.limits()
+	c.timeouts(&c.f.Timeouts, "timeouts")
 	for i := range c.f.Tests {
 		c.test(&c.f.Tests[i], indexed("tests", i))
 	}
+}
+
+// timeouts refuses what has to end.
+func (c *checker) timeouts(t *Timeouts, path string) {
+	c.only(t.UDPIdle == Off, path+".udp-idle", "a UDP mapping has no other end: write a time such as 1h")
 }
 
 func indexed(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

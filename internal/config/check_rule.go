@@ -46,6 +46,7 @@ func (c *checker) rule(r *Rule, path string) {
 	}
 	c.action(r, path)
 	c.limit(r.Limits, path+".limits")
+	c.timeouts(&r.Timeouts, path+".timeouts")
 	c.only(r.Timeouts.Handshake != 0, path+".timeouts.handshake", "the handshake is over when rules are asked: say it in the general timeouts")
 }
 

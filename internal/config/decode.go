@@ -54,6 +54,10 @@ func (d *decoder) value(v reflect.Value, n *node, path string) {
 		d.depth++
 		defer func() { d.depth-- }()
 	}
+	if n.kind == isNull && path != "" && !n.broken {
+		// A rule whose `to:` is left empty would match everything.
+		d.fail(n, path, "there is no value: write one, or leave the key out")
+	}
 	if n.kind == isNull || n.kind == isScalar && n.broken || d.depth > 0 && d.tooManyAliased(n, path) {
 		return
 	}

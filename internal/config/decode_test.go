@@ -46,7 +46,7 @@ func TestShort(t *testing.T) {
 
 // TestAbsent tells what is not there from what is empty.
 func TestAbsent(t *testing.T) {
-	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "null\n", "rules:\n", "rules: ~\nlisten: null\nusers:\ndrain:\nnames:\n", "{}"} {
+	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "null\n", "{}"} {
 		f := mustParse(t, text)
 		f.source = nil
 		if !reflect.DeepEqual(f, new(File)) {
@@ -55,9 +55,6 @@ func TestAbsent(t *testing.T) {
 	}
 	if f := mustParse(t, "rules: []\n"); f.Rules == nil || len(f.Rules) != 0 {
 		t.Errorf("rules: [] is %#v", f.Rules)
-	}
-	if f := mustParse(t, "rules:\n"); f.Rules != nil {
-		t.Errorf("rules: without a value is %#v", f.Rules)
 	}
 	if f := mustParse(t, "upstreams: {a: {direct: {}}}\n"); f.Upstreams["a"].Direct == nil {
 		t.Error("direct: {} is absent")

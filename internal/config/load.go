@@ -28,6 +28,10 @@ type Loader struct {
 	// Flags, if not nil, enters what the command line says before the
 	// configuration is checked as a whole.
 	Flags func(*File) error
+
+	// Further, if not nil, says what else is wrong with a File that has
+	// mistakes; what could not be read is missing in it.
+	Further func(*File) error
 }
 
 // Load reads a configuration file. What is wrong with its content is [Errors].
@@ -64,10 +68,14 @@ func (l *Loader) Parse(name string, data []byte) (*File, error) {
 	}
 	c := checker{f: f, broken: d.broken, errs: d.errs, proxyURL: l.ProxyURL}
 	c.file()
-	if err := sorted(c.errs); err != nil {
-		return nil, err
+	err := sorted(c.errs)
+	switch {
+	case err == nil:
+		return f, nil
+	case l.Further != nil:
+		err = errors.Join(err, l.Further(f))
 	}
-	return f, nil
+	return nil, err
 }
 
 // readFile reads a file that is not larger than most.

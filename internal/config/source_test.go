@@ -32,7 +32,7 @@ rules:
   - {to: *corp, action: deny, port: 80}
 timeouts:
   idle: 5m
-drain:
+drain: 5s
 tests: {connect: "a:1", expect: deny}
 `
 
@@ -75,7 +75,7 @@ func TestAt(t *testing.T) {
 		{"rules[x]", "14:1"},
 		{"rules[-1]", "14:1"},
 		{"timeouts.idle", "25:9"},
-		{"drain", "26:1"},
+		{"drain", "26:8"},
 		{"tests[0].connect", "27:18"},
 	}
 	for _, tt := range tests {
@@ -102,7 +102,7 @@ func TestOrigin(t *testing.T) {
 	f.SetOrigin("users.file", "--users")
 	for path, want := range map[string]string{
 		"listen": "--listen :1081", "listen[0].address": "--listen :1081", "users.file": "--users", "users": "argyle.yaml",
-		"users.groups.staff": "argyle.yaml", "drain": "argyle.yaml:26:1",
+		"users.groups.staff": "argyle.yaml", "drain": "argyle.yaml:26:8",
 	} {
 		if got := f.At(path); got != want {
 			t.Errorf("%s is at %s, want %s", path, got, want)

@@ -156,6 +156,7 @@ func TestCancelledWaiter(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("one behind cut waiters passed after %v, want when the debt is paid after 1 s", took)
 		}
+		b.mu.Lock() // the bucket's timer may be at work
 		// Had a cut waiter taken anything, the flow would pay for it now.
 		if debt := other.served - f.served; debt > 0 && f.served > 2*mbit {
 			t.Errorf("served %d and %d", f.served, other.served)
@@ -163,6 +164,7 @@ func TestCancelledWaiter(t *testing.T) {
 		if len(b.queue) != 0 || len(f.waiting) != 0 || len(other.waiting) != 0 {
 			t.Error("somebody is still in the queue")
 		}
+		b.mu.Unlock()
 		work(b, 10*time.Second, &worker{flow: f})
 	})
 }

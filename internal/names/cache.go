@@ -16,12 +16,10 @@ const (
 	systemTTL      = 10 * time.Second // the system does not tell
 )
 
-// A key is what answers are kept under. rooted is for the system: a final dot
-// keeps its search list away.
+// A key is what answers are kept under.
 type key struct {
-	name   string
-	want   families
-	rooted bool
+	name string
+	want families
 }
 
 // An answer is what callers get: addresses or an error. Its ttl has its bounds.

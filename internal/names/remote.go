@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +42,7 @@ type remote struct {
 }
 
 func newRemote(server Server, timeout time.Duration, dial dialFunc) *remote {
-	m := &remote{server: server, timeout: timeout, dial: dial, system: net.DefaultResolver, tls: server.certificate(), born: time.Now()}
+	m := &remote{server: server, timeout: timeout, dial: dial, system: &net.Resolver{PreferGo: true}, tls: server.certificate(), born: time.Now()}
 	m.line = line{open: m.open, timeout: timeout}
 	if server.Network == networkHTTPS {
 		m.http.Store(m.newHTTPClient())
@@ -135,8 +137,26 @@ func (m *remote) askEach(ctx context.Context, cancel context.CancelFunc, name st
 	return parts
 }
 
+// hostsFile looks names up in the system's hosts file only.
+var hostsFile = &net.Resolver{
+	PreferGo: true,
+	Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("not in the hosts file")
+	},
+}
+
 func (m *remote) askSystem(ctx context.Context, name string, want families) (reply, error) {
-	addrs, err := m.system.LookupNetIP(ctx, want.network(), name)
+	// The final dot keeps the system's search list away, but a name without
+	// any other, such as localhost, would not be found in the hosts file.
+	name = plain(name)
+	var addrs []netip.Addr
+	var err error
+	if !strings.Contains(name, ".") {
+		addrs, _ = hostsFile.LookupNetIP(ctx, want.network(), name)
+	}
+	if len(addrs) == 0 {
+		addrs, err = m.system.LookupNetIP(ctx, want.network(), name+".")
+	}
 	var described *net.DNSError
 	if errors.As(err, &described) && described.IsNotFound {
 		return reply{ttl: failureTTL}, nil

@@ -22,8 +22,9 @@ const (
 // A Resolver looks up addresses. The zero Resolver asks the system; its fields
 // must not change after the first look-up.
 //
-// A name is asked for as it is: no search list is applied, except by the
-// system's resolver. Addresses come as the servers give them. They may be
+// A name is asked for as it is: no search list is applied, not even the
+// system's, or whoever has rules for names could be asked for another one.
+// Addresses come as the servers give them. They may be
 // private ones, and IPv6 addresses that stand for IPv4 ones (::ffff:192.0.2.1);
 // whoever has rules for addresses must Unmap and check them.
 type Resolver struct {
@@ -92,7 +93,7 @@ func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]net
 		return []netip.Addr{ip}, nil
 	}
 	r.once.Do(r.prepare)
-	k := key{name: plain(host), want: want & r.Prefer.families(), rooted: strings.HasSuffix(host, ".")}
+	k := key{name: plain(host), want: want & r.Prefer.families()}
 	got := r.lookup(ctx, k)
 	if got.err != nil {
 		return nil, got.err.named(host)
@@ -117,11 +118,7 @@ func (r *Resolver) lookup(ctx context.Context, k key) answer {
 
 // find asks, for a flight.
 func (r *Resolver) find(ctx context.Context, k key) answer {
-	name := k.name
-	if k.rooted {
-		name += "." // keeps the system's search list away
-	}
-	got, err := r.resolve(ctx, name, k.want, 0)
+	got, err := r.resolve(ctx, k.name, k.want, 0)
 	if err != nil {
 		return answer{err: failure(err), ttl: failureTTL}
 	}

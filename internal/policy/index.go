@@ -75,25 +75,38 @@ func (s *scratch) resize(x *index) {
 
 // ask finds the first rule that matches.
 func (x *index) ask(q *question) answer {
-	number := q.command.number()
-	if number < 0 || x.rules == 0 {
+	if q.command.number() < 0 || x.rules == 0 {
 		return answer{rule: -1}
 	}
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	s.resize(x)
-	copy(s.left, x.commands[number])
-	x.askAboutClient(q, s)
+	x.askAboutAllButHost(q, s)
 	if q.nowhere() {
 		s.left.andNot(x.overlook)
 		return answer{rule: s.left.first()}
 	}
-	if x.ports.cares {
-		copy(s.held, x.ports.unset)
-		x.ports.match(s.held, uint(q.port))
-		s.left.and(s.held)
+	return x.askAboutHost(q, s)
+}
+
+// candidates calls yield with the rules of which one decides, whatever the
+// address of q's name is: from the first that might match to the first that
+// does.
+func (x *index) candidates(q *question, yield func(rule int)) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	s.resize(x)
+	x.askAboutAllButHost(q, s)
+	x.holdName(q, s)
+	copy(s.other, s.held)
+	s.other.or(x.wantIP)
+	s.left.and(s.other)
+	for rule := range s.left.all() {
+		yield(rule)
+		if s.held.has(uint32(rule)) {
+			return
+		}
 	}
-	return x.askAboutDest(q, s)
 }
 
 // concerns reports whether a rule might match for a command, wherever the
@@ -105,6 +118,18 @@ func (x *index) concerns(q *question) bool {
 	copy(s.left, x.commands[q.command.number()])
 	x.askAboutClient(q, s)
 	return s.left.first() >= 0
+}
+
+// askAboutAllButHost leaves the rules whose conditions on all but the host of
+// the destination hold.
+func (x *index) askAboutAllButHost(q *question, s *scratch) {
+	copy(s.left, x.commands[q.command.number()])
+	x.askAboutClient(q, s)
+	if x.ports.cares && !q.nowhere() {
+		copy(s.held, x.ports.unset)
+		x.ports.match(s.held, uint(q.port))
+		s.left.and(s.held)
+	}
 }
 
 // askAboutClient leaves the rules whose conditions on all but the destination
@@ -144,17 +169,23 @@ func (k *keyed) hold(s *scratch, value string) {
 	}
 }
 
-// askAboutDest finds the first of the rules that are left whose destinations
-// have q's, or might have it.
-func (x *index) askAboutDest(q *question, s *scratch) answer {
-	if !x.dests.cares {
-		return answer{rule: s.left.first()}
-	}
+// holdName sets in s.held the rules whose destinations have q's name, or that
+// have none.
+func (x *index) holdName(q *question, s *scratch) {
 	copy(s.held, x.dests.unset)
 	if q.name != "" {
 		s.name = appendName(s.name[:0], q.name)
 		x.destNames.match(s.name, func(list uint32) { x.dests.add(s.held, list) })
 	}
+}
+
+// askAboutHost finds the first of the rules that are left whose destinations
+// have q's, or might have it.
+func (x *index) askAboutHost(q *question, s *scratch) answer {
+	if !x.dests.cares {
+		return answer{rule: s.left.first()}
+	}
+	x.holdName(q, s)
 	if q.addr.IsValid() {
 		x.addAddr(q.addr.Addr(), s)
 		s.left.and(s.held)

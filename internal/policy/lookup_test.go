@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/proxy"
 )
 
 // book is a resolver that counts. A name with an empty entry has no address.
@@ -276,5 +278,53 @@ func TestRecheck(t *testing.T) {
 		if err := p.Recheck(ask(t, tt.ask), peer); (err != nil) != tt.ends {
 			t.Errorf("%s to %s: %v, want an end: %v", tt.ask, tt.peer, err, tt.ends)
 		}
+	}
+}
+
+// patience is a resolver that has no answer within the time that it has, and
+// notes how long that was; 0 is for ever.
+type patience struct{ had time.Duration }
+
+func (p *patience) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	p.had = 0
+	if deadline, ok := ctx.Deadline(); ok {
+		p.had = time.Until(deadline)
+	}
+	return nil, context.DeadlineExceeded
+}
+
+// A look-up for the rules takes no longer than the way to the destination may, by
+// the rules that may allow it.
+func TestLookUpTime(t *testing.T) {
+	dial := func(d time.Duration, dests ...string) Rule {
+		return Rule{Dests: dests, Timeouts: proxy.Timeouts{DialTimeout: d}}
+	}
+	inner := Rule{Dests: []string{"10.0.0.0/8"}, Deny: true}
+	ofEve := dial(9*time.Second, "10.0.0.0/8")
+	ofEve.Users = []string{"eve"}
+	const second = time.Second
+	for _, tt := range []struct {
+		what  string
+		rules []Rule
+		want  time.Duration
+	}{
+		{"no time", []Rule{inner, {}}, 0},
+		{"of the last", []Rule{inner, dial(second)}, second},
+		{"of what comes later", []Rule{inner, dial(second), dial(5 * second)}, second},
+		{"of all that may be", []Rule{inner, dial(second, "192.0.2.0/24"), dial(5*second, "198.51.100.0/24"), dial(2 * second)}, 5 * second},
+		{"not of another name", []Rule{inner, dial(5*second, "b.test"), dial(second)}, second},
+		{"not of another user", []Rule{inner, ofEve, dial(second)}, second},
+		{"one has none of its own", []Rule{inner, dial(second, "192.0.2.0/24"), {}}, 0},
+		{"one has no bound", []Rule{inner, dial(-1, "192.0.2.0/24"), dial(second)}, 0},
+		{"no rule for the rest", []Rule{inner, dial(second, "192.0.2.0/24")}, second},
+		{"all deny", []Rule{inner}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			names := new(patience)
+			p := made(t, Policy{Rules: tt.rules, Resolver: names})
+			if _, err := p.Route(t.Context(), ask(t, "a.test:80")); !errors.Is(err, context.DeadlineExceeded) || names.had != tt.want {
+				t.Errorf("%s: a look-up may take %v, want %v; %v", tt.what, names.had, tt.want, err)
+			}
+		})
 	}
 }

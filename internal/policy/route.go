@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/proxy"
@@ -68,6 +69,8 @@ func (p *Policy) decideAll(ctx context.Context, req *argyle.Request, lookUp look
 		return t, nil
 	}
 	t.lookedUp = true
+	ctx, cancel := p.limit(ctx, req)
+	defer cancel()
 	ips, err := lookUp(ctx, req.Dest.Name)
 	if err != nil {
 		return t, err
@@ -80,6 +83,24 @@ func (p *Policy) decideAll(ctx context.Context, req *argyle.Request, lookUp look
 		}
 	}
 	return t, nil
+}
+
+// limit bounds a look-up by the time that the way to the destination may take:
+// that of the most patient of the rules that may allow it. If one of them has no
+// time of its own, the bound is the caller's.
+func (p *Policy) limit(ctx context.Context, req *argyle.Request) (context.Context, context.CancelFunc) {
+	longest, shared := time.Duration(0), false
+	q := p.question(req, netip.Addr{})
+	p.engine.index.Load().candidates(&q, func(i int) {
+		if rule := p.engine.rules[i]; !rule.Deny {
+			longest = max(longest, rule.Timeouts.DialTimeout)
+			shared = shared || rule.Timeouts.DialTimeout <= 0
+		}
+	})
+	if longest == 0 || shared {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, longest)
 }
 
 // lookUpFunc returns the addresses of a name, at least one without an error.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"math/bits"
 	"slices"
 )
@@ -45,6 +46,19 @@ func (b bitset) first() int {
 		}
 	}
 	return -1
+}
+
+// all yields the rules in their order.
+func (b bitset) all() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i, word := range b {
+			for ; word != 0; word &= word - 1 {
+				if !yield(i*64 + bits.TrailingZeros64(word)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // ruleSet is a set of rules that does not change: a sorted list, or bits where

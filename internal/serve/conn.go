@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -99,7 +100,8 @@ func (f *Feed) Addr() net.Addr { return f.addr }
 // fedConn is a connection with the handshake that its first server began.
 type fedConn struct {
 	net.Conn
-	handshake *handshake // nil if there is none
+	handshake *handshake  // nil if there is none
+	asked     atomic.Bool // the deadline of the first request has been lifted
 }
 
 // Close ends the handshake with the connection.
@@ -111,12 +113,20 @@ func (c *fedConn) Close() error {
 }
 
 // SetReadDeadline sets the deadline for reads, which during the handshake is
-// not later than the handshake's.
+// not later than the handshake's. What an http.Server grants its first request,
+// ReadHeaderTimeout, is the handshake's time, be it shorter or longer: the server
+// serves listeners that differ in this. It says that the request has come by
+// lifting the deadline.
 func (c *fedConn) SetReadDeadline(t time.Time) error {
-	if c.handshake != nil {
-		t = c.handshake.bound(t)
+	if c.handshake == nil {
+		return c.Conn.SetReadDeadline(t)
 	}
-	return c.Conn.SetReadDeadline(t)
+	if t.IsZero() {
+		c.asked.Store(true)
+	} else if !c.asked.Load() && t.After(time.Now()) {
+		t = time.Time{}
+	}
+	return c.handshake.setReadDeadline(c.Conn, t)
 }
 
 // SetDeadline sets both deadlines.

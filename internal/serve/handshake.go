@@ -5,7 +5,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -15,7 +15,8 @@ type handshake struct {
 	conn    net.Conn
 	inbound string
 
-	deadline atomic.Pointer[time.Time] // of the handshake; nil for none
+	setting  sync.Mutex // held while a deadline is set
+	deadline time.Time  // of the handshake; zero for none
 
 	// Guarded by server.mu.
 	fed        bool    // another server goes on with the handshake
@@ -41,8 +42,7 @@ func Limit(ctx context.Context, d time.Duration) {
 	switch {
 	case !ok:
 	case d < 0:
-		h.deadline.Store(nil)
-		_ = h.conn.SetReadDeadline(time.Time{})
+		h.limit(time.Time{})
 	default:
 		h.limit(time.Now().Add(d))
 	}
@@ -59,24 +59,27 @@ func Inbound(ctx context.Context) string {
 
 func (h *handshake) established() {
 	if h.remove(false) {
-		h.deadline.Store(nil)
-		_ = h.conn.SetReadDeadline(time.Time{})
+		h.limit(time.Time{})
 	}
 }
 
-// limit sets the deadline of the handshake.
+// limit sets the deadline of the handshake; zero means none.
 func (h *handshake) limit(deadline time.Time) {
-	h.deadline.Store(&deadline)
+	h.setting.Lock()
+	defer h.setting.Unlock()
+	h.deadline = deadline
 	_ = h.conn.SetReadDeadline(deadline)
 }
 
-// bound returns t, or the handshake's deadline if that comes first.
-func (h *handshake) bound(t time.Time) time.Time {
-	deadline := h.deadline.Load()
-	if deadline != nil && (t.IsZero() || t.After(*deadline)) {
-		return *deadline
+// setReadDeadline sets the deadline of conn, the client's connection, to t, or
+// to the handshake's if that comes first.
+func (h *handshake) setReadDeadline(conn net.Conn, t time.Time) error {
+	h.setting.Lock()
+	defer h.setting.Unlock()
+	if !h.deadline.IsZero() && (t.IsZero() || t.After(h.deadline)) {
+		t = h.deadline
 	}
-	return t
+	return conn.SetReadDeadline(t)
 }
 
 // leave is called when Handle has returned.
