@@ -1,0 +1,6 @@
+//go:build linux && (mips || mipsle || mips64 || mips64le)
+
+package process
+
+// sigsetSize is the size of the kernel's set of signals, which are 128 here.
+const sigsetSize = 16
