@@ -1,0 +1,425 @@
+//go:build linux
+
+package seccomp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAssociations bounds the sockets of the program whose datagrams we carry, and
+// maxRelays where each of them sends to. Those that have been there for longest
+// make room: when the program closes a socket, nobody tells us.
+const (
+	maxAssociations = 256
+	maxRelays       = 64
+)
+
+// associations lead datagrams of the program to us. The kernel keeps them on the
+// loopback device (see supervisor.serveSocket): there is a socket of ours for
+// each destination of each of the program's, which stands for it.
+type associations struct {
+	ctx    context.Context
+	packet func(context.Context, netip.AddrPort, *net.UDPConn)
+	dns    func(context.Context, *net.UDPConn)
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	sockets map[uint64]*association // by the inode of the program's socket
+	oldest  []uint64                // the keys of sockets
+	shared  map[netip.Addr]netip.AddrPort
+}
+
+// association is one socket of the program.
+type association struct {
+	local  netip.AddrPort // where it is bound, as our sockets see it
+	relays map[netip.AddrPort]*relay
+	dests  map[netip.AddrPort]netip.AddrPort // by the addresses of our sockets
+	oldest []netip.AddrPort                  // the keys of relays
+}
+
+// relay is a socket of ours that stands for a destination.
+type relay struct {
+	conn *net.UDPConn // nil for that of dns, which everybody shares
+	addr netip.AddrPort
+}
+
+func (r *relay) close() {
+	if r.conn != nil {
+		r.conn.Close()
+	}
+}
+
+func newAssociations(ctx context.Context, config *Config) *associations {
+	return &associations{
+		ctx: ctx, packet: config.Packet, dns: config.DNS,
+		sockets: make(map[uint64]*association), shared: make(map[netip.Addr]netip.AddrPort),
+	}
+}
+
+// wait closes all sockets and waits for what serves them.
+func (s *associations) wait() {
+	s.mu.Lock()
+	for _, a := range s.sockets {
+		a.close()
+	}
+	clear(s.sockets)
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+func (a *association) close() {
+	for _, r := range a.relays {
+		r.close()
+	}
+}
+
+// forget drops what is known of a socket.
+func (s *associations) forget(k *socket) {
+	if inode, err := k.inode(); err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.remove(inode)
+	}
+}
+
+// remove ends an association. s.mu is held.
+func (s *associations) remove(inode uint64) {
+	if a := s.sockets[inode]; a != nil {
+		a.close()
+		delete(s.sockets, inode)
+	}
+}
+
+// of returns the association of a socket, nil if it has none. s.mu is held.
+func (s *associations) of(k *socket) *association {
+	inode, err := k.inode()
+	if err != nil {
+		return nil
+	}
+	return s.sockets[inode]
+}
+
+// reach returns the address on loopback that stands for dest for a socket of the
+// program, which it binds if it is not bound yet.
+func (s *associations) reach(k *socket, dest netip.AddrPort) (netip.AddrPort, error) {
+	lo := loopback(dest.Addr())
+	bound, err := bind(k)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	local := seenFrom(lo, bound)
+	inode, err := k.inode()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return netip.AddrPort{}, unix.ENETDOWN
+	}
+	a := s.sockets[inode]
+	if a != nil && a.local.Port() != local.Port() { // another socket has the number now
+		s.remove(inode)
+		a = nil
+	}
+	if a == nil {
+		a = s.add(inode, local)
+	}
+	r := a.relays[dest]
+	if r == nil {
+		if r, err = s.open(a, dest, local); err != nil {
+			return netip.AddrPort{}, err
+		}
+	}
+	return r.addr, nil
+}
+
+// add makes an association. s.mu is held.
+func (s *associations) add(inode uint64, local netip.AddrPort) *association {
+	for len(s.oldest) >= maxAssociations {
+		s.remove(s.oldest[0])
+		s.oldest = s.oldest[1:]
+	}
+	a := &association{
+		local: local, relays: make(map[netip.AddrPort]*relay), dests: make(map[netip.AddrPort]netip.AddrPort),
+	}
+	s.sockets[inode] = a
+	s.oldest = append(s.oldest, inode)
+	return a
+}
+
+// open makes the socket that stands for dest. s.mu is held.
+func (s *associations) open(a *association, dest, local netip.AddrPort) (*relay, error) {
+	r := new(relay)
+	var err error
+	if dest.Port() == 53 && s.dns != nil {
+		r.addr, err = s.resolver(loopback(dest.Addr()))
+	} else {
+		r.conn, r.addr, err = relaySocket(local)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if conn := r.conn; conn != nil {
+		s.wg.Go(func() {
+			defer conn.Close()
+			s.packet(s.ctx, dest, conn)
+		})
+	}
+	if len(a.oldest) >= maxRelays {
+		first := a.oldest[0]
+		a.oldest = a.oldest[1:]
+		delete(a.dests, a.relays[first].addr)
+		a.relays[first].close()
+		delete(a.relays, first)
+	}
+	a.relays[dest], a.dests[r.addr] = r, dest
+	a.oldest = append(a.oldest, dest)
+	return r, nil
+}
+
+// resolver returns the address of the socket where queries are answered. s.mu is
+// held.
+func (s *associations) resolver(lo netip.Addr) (netip.AddrPort, error) {
+	if addr, ok := s.shared[lo]; ok {
+		return addr, nil
+	}
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(lo, 0)))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	s.wg.Go(func() {
+		defer conn.Close()
+		s.dns(s.ctx, conn)
+	})
+	addr := localAddrPort(conn)
+	s.shared[lo] = addr
+	return addr, nil
+}
+
+func localAddrPort(conn *net.UDPConn) netip.AddrPort {
+	addr, _ := conn.LocalAddr().(*net.UDPAddr)
+	return unmap(addr.AddrPort())
+}
+
+// relaySocket returns a socket on loopback that hears nobody but peer.
+func relaySocket(peer netip.AddrPort) (*net.UDPConn, netip.AddrPort, error) {
+	lo := loopback(peer.Addr())
+	fd, err := unix.Socket(domainOf(peer), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	file := os.NewFile(uintptr(fd), "relay")
+	defer file.Close()
+	if err := unix.Bind(fd, sockaddr(domainOf(peer), netip.AddrPortFrom(lo, 0))); err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	if err := unix.Connect(fd, sockaddr(domainOf(peer), peer)); err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	conn, err := net.FilePacketConn(file)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	udp, ok := conn.(*net.UDPConn)
+	if !ok {
+		conn.Close()
+		return nil, netip.AddrPort{}, errors.New("not a UDP socket")
+	}
+	return udp, localAddrPort(udp), nil
+}
+
+// bind gives a socket for datagrams a port, if it has none, and returns where it
+// is bound.
+func bind(k *socket) (netip.AddrPort, error) {
+	local, err := k.localAddr()
+	if err != nil || local.Port() != 0 {
+		return local, err
+	}
+	zero := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	if k.domain == unix.AF_INET6 {
+		zero = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+	}
+	if err := unix.Bind(k.fd, sockaddr(k.domain, zero)); err != nil {
+		return local, err
+	}
+	return k.localAddr()
+}
+
+// connectPacket answers the connect of a socket for datagrams.
+func (s *supervisor) connectPacket(_ *call, k *socket, dest netip.AddrPort) error {
+	if s.local(dest) {
+		return k.connect(dest)
+	}
+	addr, err := s.udp.reach(k, dest)
+	if err != nil {
+		return err
+	}
+	return k.connect(addr)
+}
+
+// packetSocket returns our duplicate of the caller's socket if it is one for
+// datagrams of IP and of our network namespace, nil otherwise.
+func (s *supervisor) packetSocket(c *call) (*socket, error) {
+	fd, err := c.descriptor(int(int32(c.args[0])))
+	if err != nil {
+		return nil, err
+	}
+	k := &socket{fd: fd}
+	if k.look() == nil && k.inet() && k.kind == unix.SOCK_DGRAM && s.ours(k) {
+		return k, nil
+	}
+	k.close()
+	return nil, nil
+}
+
+// serveSendto sends a datagram to what stands for its destination.
+func (s *supervisor) serveSendto(c *call) error {
+	b, err := c.address(c.args[4], c.args[5])
+	if err != nil {
+		return err
+	}
+	if path := unixPath(b); path != "" {
+		return s.connectOther(c, b)
+	}
+	k, err := s.packetSocket(c)
+	if err != nil {
+		return err
+	}
+	if k == nil { // TCP does not look at the address
+		c.proceed()
+		return nil
+	}
+	defer k.close()
+	dest, ok := parseInet(b)
+	switch {
+	case !ok:
+		return unix.EINVAL
+	case s.local(unmap(dest)):
+		c.proceed() // it stays on the loopback device, whatever the address is by then
+		return nil
+	case dest.Addr().Is6() && k.domain == unix.AF_INET:
+		return unix.EAFNOSUPPORT
+	case c.args[2] > 1<<16:
+		return unix.EMSGSIZE
+	}
+	addr, err := s.udp.reach(k, unmap(dest))
+	if err != nil {
+		return err
+	}
+	payload := make([]byte, c.args[2])
+	if err := c.read(payload, c.args[1]); err != nil {
+		return err
+	}
+	if !c.valid() {
+		return unix.ESRCH
+	}
+	if err := unix.Sendto(k.fd, payload, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, sockaddr(k.domain, addr)); err != nil {
+		return err
+	}
+	c.result(int64(len(payload)), 0)
+	return nil
+}
+
+// serveRecvfrom receives a datagram for the program if it may come from a socket
+// of ours, and says where it is really from.
+func (s *supervisor) serveRecvfrom(c *call) error {
+	flags := int(int32(c.args[3]))
+	k, err := s.packetSocket(c)
+	if err != nil {
+		return err
+	}
+	if k == nil || flags&unix.MSG_ERRQUEUE != 0 || !s.udp.knows(k) {
+		if k != nil {
+			k.close()
+		}
+		c.proceed()
+		return nil
+	}
+	defer k.close()
+	size := min(c.args[2], 1<<16)
+	buf := make([]byte, size)
+	n, from, err := c.receive(k, buf, flags)
+	if err != nil {
+		return err
+	}
+	addr := appendInet(nil, k.domain, s.udp.source(k, addrPort(from)))
+	if err := c.write(c.args[1], buf[:min(n, len(buf))]); err != nil {
+		return err
+	}
+	if err := c.writeAddress(addr); err != nil {
+		return err
+	}
+	c.result(int64(n), 0)
+	return nil
+}
+
+// knows reports whether a socket has an association.
+func (s *associations) knows(k *socket) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of(k) != nil
+}
+
+// source returns whom a datagram is from that came from the address from.
+func (s *associations) source(k *socket, from netip.AddrPort) netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.of(k); a != nil {
+		if dest, ok := a.dests[from]; ok {
+			return dest
+		}
+	}
+	return from
+}
+
+// receive waits for a datagram as the caller's own call would.
+func (c *call) receive(k *socket, buf []byte, flags int) (n int, from unix.Sockaddr, err error) {
+	wait := flags&unix.MSG_DONTWAIT == 0 && !k.nonblocking()
+	var deadline time.Time
+	if tv, err := unix.GetsockoptTimeval(k.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO); err == nil && tv.Nano() > 0 {
+		deadline = time.Now().Add(time.Duration(tv.Nano()))
+	}
+	for {
+		n, from, err = unix.Recvfrom(k.fd, buf, flags&^unix.MSG_WAITALL|unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != unix.EAGAIN:
+			return n, from, err
+		case !wait || !deadline.IsZero() && time.Now().After(deadline):
+			return 0, nil, unix.EAGAIN
+		case !c.valid():
+			return 0, nil, unix.ESRCH
+		case c.signalled():
+			return 0, nil, unix.EINTR
+		}
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+	}
+}
+
+// writeAddress gives the caller the address that it has left room for.
+func (c *call) writeAddress(addr []byte) error {
+	var room [4]byte
+	if err := c.read(room[:], c.args[5]); err != nil {
+		return err
+	}
+	length := int32(binary.NativeEndian.Uint32(room[:]))
+	if length < 0 {
+		return unix.EINVAL
+	}
+	if err := c.write(c.args[4], addr[:min(len(addr), int(length))]); err != nil {
+		return err
+	}
+	binary.NativeEndian.PutUint32(room[:], uint32(len(addr)))
+	return c.write(c.args[5], room[:])
+}
