@@ -310,9 +310,6 @@ func (d *Dialer) reply(conn net.Conn) (argyle.Addr, error) {
 }
 
 func (d *Dialer) handshake4(conn net.Conn, cmd argyle.Command, dest argyle.Addr) (argyle.Addr, error) {
-	if cmd == argyle.Associate {
-		return argyle.Addr{}, fmt.Errorf("SOCKS 4 has no UDP: %w", errors.ErrUnsupported)
-	}
 	if err := send(conn, wire.Request4{Command: cmd, Dest: dest, UserID: d.User}); err != nil {
 		return argyle.Addr{}, opError("write request", err)
 	}

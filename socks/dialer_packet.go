@@ -3,6 +3,7 @@ package socks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -17,6 +18,9 @@ import (
 // datagrams may go to names, by [argyle.Addr]. It ends when the server ends
 // the TCP connection that belongs to it. The address must be "".
 func (d *Dialer) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	if d.Version == 4 {
+		return nil, d.opError("associate", network, address, fmt.Errorf("SOCKS 4 has no UDP: %w", errors.ErrUnsupported))
+	}
 	conn, relay, err := d.command(ctx, argyle.Associate, network, address)
 	if err != nil {
 		return nil, d.opError("associate", network, address, err)
