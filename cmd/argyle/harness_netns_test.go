@@ -3,6 +3,7 @@
 package main
 
 import (
+	"flag"
 	"os"
 	"strings"
 	"syscall"
@@ -27,13 +28,22 @@ const inNamespaceOf = "ARGYLE_TEST_IN_NAMESPACE_OF"
 //	}
 func inNamespace(t *testing.T) bool {
 	t.Helper()
+	return inNamespaceWith(t, nil, nil)
+}
+
+// inNamespaceWith adds flags of the test binary, and variables: what a test needs from the machine, such as a compiler's
+// cache, it gets ready before.
+func inNamespaceWith(t *testing.T, flags, env []string) bool {
+	t.Helper()
 	if os.Getenv(inNamespaceOf) == t.Name() {
 		setUpNamespace(t)
 		return true
 	}
 	t.Parallel()
-	cmd := command(t, testBinary(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=90s")
+	flags = append([]string{"-test.run=" + chosen(t), "-test.v", "-test.timeout=90s"}, flags...)
+	cmd := command(t, testBinary(t), flags...)
 	cmd.Env = append(cmd.Env, inNamespaceOf+"="+t.Name(), "ARGYLE_PEERS="+os.Getenv("ARGYLE_PEERS"), quickExit)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
@@ -50,6 +60,15 @@ func inNamespace(t *testing.T) bool {
 		t.Fail()
 	}
 	return false
+}
+
+// chosen is a pattern for the test, with those of its subtests that were asked for.
+func chosen(t *testing.T) string {
+	_, subtests, found := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	if !found {
+		return "^" + t.Name() + "$"
+	}
+	return "^" + t.Name() + "$/" + subtests
 }
 
 // setUpNamespace makes what a fresh network namespace lacks.
@@ -69,7 +88,11 @@ func setUpNamespace(t *testing.T) {
 // cover puts other text where programs in this mount namespace expect a file of the system.
 func cover(t *testing.T, path, text string) {
 	t.Helper()
-	if err := unix.Mount(writeFile(t, "covering", text), path, "", unix.MS_BIND, ""); err != nil {
+	covering := writeFile(t, "covering", text)
+	if err := os.Chmod(covering, 0o644); err != nil { // as those of the system are
+		t.Fatal(err)
+	}
+	if err := unix.Mount(covering, path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatalf("mount over %s: %v", path, err)
 	}
 	t.Cleanup(func() {

@@ -145,8 +145,8 @@ func usersFile(t testing.TB) string {
 	return path
 }
 
-// certificate makes a certificate for loopback addresses that is its own authority.
-func certificate(t testing.TB) (certFile, keyFile string) {
+// certificate makes a certificate for loopback addresses, and names, that is its own authority.
+func certificate(t testing.TB, names ...string) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -158,6 +158,7 @@ func certificate(t testing.TB) (certFile, keyFile string) {
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(time.Hour),
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames:              names,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 	}

@@ -33,17 +33,24 @@ func website(t testing.TB, addr string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	site := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html")
-		_, _ = io.WriteString(w, page)
-	})}
+	serveHTTP(t, ln, http.HandlerFunc(servePage))
+	return ln.Addr().String()
+}
+
+func servePage(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html")
+	_, _ = io.WriteString(w, page)
+}
+
+// serveHTTP serves a website until the test ends.
+func serveHTTP(t testing.TB, ln net.Listener, handler http.Handler) {
+	site := &http.Server{Handler: handler}
 	served := make(chan error)
 	go func() { served <- site.Serve(ln) }()
 	t.Cleanup(func() {
 		site.Close()
 		<-served
 	})
-	return ln.Addr().String()
 }
 
 // websiteAs starts a website and returns host:port for it, where host may be a name of loopback.
@@ -127,7 +134,9 @@ type sshd struct {
 	knownHosts string
 }
 
-func startSSHD(t testing.TB) *sshd {
+func startSSHD(t testing.TB) *sshd { return startSSHDAt(t, "127.0.0.1:0") }
+
+func startSSHDAt(t testing.TB, addr string) *sshd {
 	t.Helper()
 	path := peer(t, "sshd")
 	hostKey, hostPublic := sshKey(t)
@@ -139,7 +148,7 @@ func startSSHD(t testing.TB) *sshd {
 		"UsePAM no",
 		"PidFile none",
 	}, "\n"))
-	addr := inetd(t, "127.0.0.1:0", func() *exec.Cmd {
+	addr = inetd(t, addr, func() *exec.Cmd {
 		if os.Getuid() != 0 {
 			return command(t, path, "-i", "-e", "-f", config)
 		}

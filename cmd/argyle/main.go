@@ -15,6 +15,7 @@ import (
 )
 
 func main() {
+	becomeChild()
 	os.Exit(run(os.Args[1:]))
 }
 
@@ -30,10 +31,20 @@ func run(args []string) int {
 	if errors.Is(err, errTold) {
 		return 1
 	}
+	var ended *exitError
+	if errors.As(err, &ended) && ended.err == nil {
+		if ended.exit != nil {
+			ended.exit()
+		}
+		return ended.code
+	}
 	fmt.Fprintf(os.Stderr, "argyle: %s\n", oneLine(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		return 2
+	}
+	if ended != nil {
+		return ended.code
 	}
 	return 1
 }
@@ -83,6 +94,7 @@ func rootCommand() *cobra.Command {
 	flags.StringVar(&common.logFormat, "log-format", "text", "`text` or json")
 	root.AddCommand(
 		serveCommand(common),
+		runCommand(common),
 		connectCommand(common),
 		checkCommand(common),
 		explainCommand(common),

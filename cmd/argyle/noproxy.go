@@ -1,6 +1,7 @@
 package main
 
 import (
+	"iter"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,12 +13,16 @@ import (
 // a name or its domain (with or without a dot before it), as an address or
 // CIDR prefix, each perhaps with a port.
 func noProxy(list string, dest argyle.Addr) bool {
-	for entry := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' }) {
+	for entry := range noProxyEntries(list) {
 		if matchNoProxy(entry, dest) {
 			return true
 		}
 	}
 	return false
+}
+
+func noProxyEntries(list string) iter.Seq[string] {
+	return strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func matchNoProxy(entry string, dest argyle.Addr) bool {

@@ -73,27 +73,53 @@ table ip argyle {
 // networkBehind makes a network namespace whose only way out is through this one, and returns what prepares a program in it.
 func networkBehind(t *testing.T) (client func(words ...string) *exec.Cmd) {
 	t.Helper()
-	ip, nsenter := peer(t, "ip"), peer(t, "nsenter")
-	holder := start(t, command(t, peer(t, "unshare"), "--net", "sleep", "infinity"))
-	pid := strconv.Itoa(holder.cmd.Process.Pid)
-	eventually(t, "the namespace behind", func() bool { return netnsOf(t, pid) != netnsOf(t, "self") })
+	n := newNetwork(t, "inside", 0)
+	return func(words ...string) *exec.Cmd { return n.command(t, words...) }
+}
 
-	client = func(words ...string) *exec.Cmd {
-		return command(t, nsenter, append([]string{"--net", "--target", pid, peer(t, words[0])}, words[1:]...)...)
+// A network is one behind ours: there, ours is 10.85.NUMBER.1 and fd00:85:NUMBER::1, and the way to everything.
+type network struct {
+	link string // to it, here
+	pid  string // of a process in it
+}
+
+// newNetwork makes a network that is reached by a link.
+func newNetwork(t *testing.T, link string, number int) *network {
+	t.Helper()
+	ip := peer(t, "ip")
+	holder := start(t, command(t, peer(t, "unshare"), "--net", "sleep", "infinity"))
+	n := &network{link, strconv.Itoa(holder.cmd.Process.Pid)}
+	eventually(t, "the namespace behind", func() bool { return netnsOf(t, n.pid) != netnsOf(t, "self") })
+	words := func(line string) []string {
+		return strings.Fields(strings.NewReplacer("LINK", link, "NUMBER", strconv.Itoa(number), "PID", n.pid).Replace(line))
 	}
 	for _, line := range []string{
-		"link add inside type veth peer name eth0 netns " + pid,
-		"address add 10.85.0.1/24 dev inside",
-		"link set inside up",
+		"link add LINK type veth peer name eth0 netns PID",
+		"address add 10.85.NUMBER.1/24 broadcast + dev LINK",
+		"address add fd00:85:NUMBER::1/64 dev LINK nodad",
+		"address add fe80::1/64 dev LINK nodad",
+		"link set LINK up",
 	} {
-		mustRun(t, command(t, ip, strings.Fields(line)...))
+		mustRun(t, command(t, ip, words(line)...))
 	}
 	for _, line := range []string{
-		"address add 10.85.0.2/24 dev eth0",
+		"link set lo up",
+		"address add 10.85.NUMBER.2/24 broadcast + dev eth0",
+		"address add fd00:85:NUMBER::2/64 dev eth0 nodad",
 		"link set eth0 up",
-		"route add default via 10.85.0.1",
+		"route add default via 10.85.NUMBER.1",
+		"route add default via fd00:85:NUMBER::1",
 	} {
-		mustRun(t, client(append([]string{"ip"}, strings.Fields(line)...)...))
+		mustRun(t, n.command(t, append([]string{ip}, words(line)...)...))
 	}
-	return client
+	return n
+}
+
+// command prepares a program in the network.
+func (n *network) command(t *testing.T, words ...string) *exec.Cmd {
+	t.Helper()
+	if !strings.Contains(words[0], "/") {
+		words[0] = peer(t, words[0])
+	}
+	return command(t, peer(t, "nsenter"), append([]string{"--net", "--target", n.pid}, words...)...)
 }

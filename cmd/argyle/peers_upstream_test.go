@@ -95,7 +95,9 @@ func ownUpstreams(t *testing.T) []proxyUpstream {
 }
 
 // danted starts Dante's server, which does not choose a port itself.
-func danted(t *testing.T, port, method string) {
+func danted(t *testing.T, port, method string) { dantedAt(t, "127.0.0.1", port, method) }
+
+func dantedAt(t *testing.T, host, port, method string) {
 	t.Helper()
 	me, err := osuser.Current()
 	if err != nil {
@@ -103,15 +105,15 @@ func danted(t *testing.T, port, method string) {
 	}
 	config := writeFile(t, "danted.conf", `
 logoutput: stderr
-internal: 127.0.0.1 port = `+port+`
+internal: `+host+` port = `+port+`
 external: lo
 external.rotation: route
 user.privileged: `+me.Username+`
 user.unprivileged: `+me.Username+`
 clientmethod: none
 socksmethod: `+method+`
-client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 log: error }
-socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 log: error connect disconnect }
+client pass { from: 0/0 to: 0/0 log: error }
+socks pass { from: 0/0 to: 0/0 log: error connect disconnect }
 `)
 	startListening(t, command(t, peer(t, "danted"), "-N", "1", "-f", config, "-p", filepath.Join(t.TempDir(), "pid")))
 }

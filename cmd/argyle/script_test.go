@@ -38,7 +38,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(3 * patience), // for a server that starts where it should not
+		Deadline:            time.Now().Add(10 * patience), // for a server that starts where it should not; others run meanwhile
 		Setup: func(env *testscript.Env) error {
 			bin := filepath.Join(env.WorkDir, ".bin")
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))

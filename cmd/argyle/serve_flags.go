@@ -80,7 +80,7 @@ func (f *serveFlags) enter(common *commonFlags, file *config.File) (err error) {
 		drain := config.Duration(f.drain)
 		file.Drain = &drain
 	}
-	return f.proxies(common, file)
+	return common.enterProxies(file)
 }
 
 // listeners are those of -l.
@@ -118,16 +118,17 @@ func (f *serveFlags) tls(common *commonFlags, file *config.File) error {
 	return nil
 }
 
-// proxies are those of -x. A wrong URL there is a wrong command line.
-func (f *serveFlags) proxies(common *commonFlags, file *config.File) error {
-	if len(common.proxies) == 0 {
+// enterProxies puts those of -x into a configuration. A wrong URL there is a
+// wrong command line.
+func (f *commonFlags) enterProxies(file *config.File) error {
+	if len(f.proxies) == 0 {
 		return nil
 	}
-	if _, err := chain(common.proxies, upstream.Checks{}); err != nil {
+	if _, err := chain(f.proxies, upstream.Checks{}); err != nil {
 		return err
 	}
 	file.Proxy = nil
-	for i, url := range common.proxies {
+	for i, url := range f.proxies {
 		file.Proxy = append(file.Proxy, config.ProxyURL(url))
 		file.SetOrigin(fmt.Sprintf("proxy[%d]", i), "--proxy")
 	}

@@ -287,7 +287,7 @@ func (s *service) runSetup(set, old *setup) {
 	if set.tls != nil {
 		s.running.Go(func() { s.watchTLS(ctx, set.tls) })
 	}
-	set.runWays(s, old)
+	set.runWays(&s.running, old)
 }
 
 // reloaded tells what became of one file.

@@ -40,6 +40,10 @@ type world struct {
 	limits *limit.Table
 	rules  map[string]*wantedLimit // by name: those of rules that there are or were
 	guard  *users.Guard
+
+	// addresses, if not nil, has what rules about networks see of names, in place
+	// of the resolver.
+	addresses argyle.Resolver
 }
 
 // isOwn reports whether an address is one of our listeners.

@@ -23,6 +23,9 @@ func (set *setup) makePolicy(w *world) error {
 		Resolver:     set.resolver,
 		Limits:       w.subjectLimits(file),
 	}
+	if w.addresses != nil {
+		p.Resolver = w.addresses
+	}
 	for _, n := range file.Allow {
 		p.Clients = append(p.Clients, n.Prefix())
 	}

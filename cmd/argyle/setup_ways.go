@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/argyle-socks/argyle"
@@ -447,7 +448,7 @@ func (m *wayMaker) group(name string, u *config.Upstream) (argyle.Dialer, error)
 
 // runWays starts the checks of the ways that are new, and ends those of the
 // ways that are gone.
-func (set *setup) runWays(s *service, old *setup) {
+func (set *setup) runWays(running *sync.WaitGroup, old *setup) {
 	for _, w := range set.ways {
 		g, ok := w.Dialer.(*upstream.Group)
 		if !ok || g.Check == nil || w.stop != nil {
@@ -455,7 +456,7 @@ func (set *setup) runWays(s *service, old *setup) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		w.stop = cancel
-		s.running.Go(func() { _ = g.Run(ctx) })
+		running.Go(func() { _ = g.Run(ctx) })
 	}
 	if old == nil {
 		return

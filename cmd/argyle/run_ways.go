@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/proxy"
+)
+
+// runPolicy is that of the configuration, but that names stay names: nobody
+// looks one up here because there are rules about networks.
+type runPolicy struct{ *world }
+
+// Route decides about a request.
+func (p runPolicy) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
+	route, err := p.world.Route(ctx, req)
+	if req.Dest.Name != "" {
+		route.Dest = argyle.Addr{} // it is one of shownAddresses
+	}
+	return route, err
+}
+
+// shownAddresses is what rules about networks see of a name: the address that
+// stands for it. The true one is for the proxy to know.
+type shownAddresses struct{ names *runNames }
+
+// LookupNetIP returns one address.
+func (s shownAddresses) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	if ip := s.names.address(host); ip.IsValid() {
+		return []netip.Addr{ip}, nil
+	}
+	return []netip.Addr{fakeAddress}, nil
+}
+
+// fakeAddress stands for every name where no names have addresses of their own.
+var fakeAddress = netip.AddrFrom4([4]byte{198, 18, 0, 0})
+
+// carriesUDP reports whether any of the ways out may carry datagrams. Some
+// proxies will say that they do not when they are asked.
+func (set *setup) carriesUDP() bool {
+	// With a context that has ended nobody is asked: what cannot be done says
+	// so, and all else that there was no time.
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, way := range set.ways {
+		if name == "direct" && len(set.file.Rules) == 0 {
+			continue // nothing goes that way
+		}
+		conn, err := way.ListenPacket(ctx, "udp", "")
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return true
+		}
+	}
+	return false
+}
