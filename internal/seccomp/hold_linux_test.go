@@ -1,11 +1,21 @@
 package seccomp
 
-import "testing"
+import (
+	"errors"
+	"os"
+	"testing"
 
-// Connects can be held where tests run.
+	"golang.org/x/sys/unix"
+)
+
+// Connects can be held where socket filters may be attached.
 func TestTryHold(t *testing.T) {
 	for range 20 {
-		if err := tryHold(); err != nil {
+		err := tryHold()
+		if errors.Is(err, unix.EPERM) && os.Getuid() != 0 {
+			t.Skip("this kernel leaves socket filters to root")
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
