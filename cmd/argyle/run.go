@@ -10,9 +10,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/argyle-socks/argyle"
-	"github.com/argyle-socks/argyle/internal/config"
 )
 
 // The ways in which run can take a program's connections.
@@ -39,12 +36,9 @@ const (
 
 // runFlags are the flags of run.
 type runFlags struct {
+	captureFlags
 	engine   string
-	dns      string
-	resolver string
 	wait     string
-	direct   []string
-	deny     []string
 	publish  []string
 	hostPort []string
 	explain  bool
@@ -77,10 +71,8 @@ proxy, 126 if it cannot be executed, 127 if it is not found.`,
 	flags.SetInterspersed(false) // what follows the program is the program's
 	flags.StringVar(&f.engine, "engine", engineAuto, "`ENGINE` that takes its connections: auto, netns, tun, seccomp or env")
 	flags.StringVar(&f.dns, "dns", dnsFake, "`MODE` of names: fake (the proxy looks them up), proxy (a resolver is asked through the proxy) or off")
-	flags.StringVar(&f.resolver, "resolver", "9.9.9.9:53", "the resolver that is asked through the proxy, over TCP, as `HOST:PORT`")
 	flags.StringVar(&f.wait, "wait", waitMain, "`WHOM` to wait for: end with the program (main), or with its last descendant (all)")
-	flags.StringArrayVar(&f.direct, "direct", nil, "connect to `CIDR` or .domain without the proxy; repeatable")
-	flags.StringArrayVar(&f.deny, "deny", nil, "refuse `CIDR` or .domain; repeatable")
+	f.add(flags)
 	flags.StringArrayVar(&f.publish, "publish", nil, "let others reach a port of the program, by `FORWARD` [ADDR:]PORT:PORT[/udp]; repeatable")
 	flags.StringArrayVar(&f.hostPort, "host-port", nil, "let the program reach `PORT` of this host at its own 127.0.0.1; repeatable")
 	flags.BoolVar(&f.explain, "explain", false, "say what would be used here, and why")
@@ -101,87 +93,7 @@ func (f *runFlags) check() error {
 			return usagef("%s %q: want %s", one.flag, one.value, strings.Join(one.of, ", "))
 		}
 	}
-	if _, err := argyle.ParseAddr(f.resolver); err != nil {
-		return usagef("--resolver %q: want HOST:PORT: %w", f.resolver, err)
-	}
-	return nil
-}
-
-// file returns the configuration that file and flags make together.
-func (f *runFlags) file(common *commonFlags) (*config.File, error) {
-	if common.config == "" {
-		file := new(config.File)
-		return file, f.enter(common, file)
-	}
-	loader := newLoader(common.config)
-	loader.Flags = func(file *config.File) error { return f.enter(common, file) }
-	return loader.Load(common.config)
-}
-
-// enter puts the flags into a configuration. Its listeners, and who may use
-// them, are nothing to run.
-func (f *runFlags) enter(common *commonFlags, file *config.File) error {
-	if err := common.enterProxies(file); err != nil {
-		return err
-	}
-	if env := firstEnv("ALL_PROXY", "all_proxy"); len(file.Proxy) == 0 && common.config == "" {
-		if env == "" {
-			return usagef("no proxy: give -x URL, or set ALL_PROXY (-x direct:// for none)")
-		}
-		from := *common
-		from.proxies = []string{env}
-		if err := from.enterProxies(file); err != nil {
-			return err
-		}
-	}
-	// It is this user's own program: nobody else comes in.
-	file.AllowPrivate, file.Allow, file.Listen, file.TLS = true, nil, nil, nil
-	return f.rules(file)
-}
-
-// rules puts those of --deny, --direct and NO_PROXY before all others.
-func (f *runFlags) rules(file *config.File) error {
-	var first []config.Rule
-	for _, to := range f.deny {
-		first = append(first, config.Rule{Name: "--deny " + to, To: []string{to}, Action: config.Deny})
-	}
-	for _, to := range f.direct {
-		first = append(first, config.Rule{Name: "--direct " + to, To: []string{to}, Via: "direct"})
-	}
-	if rule, ok := noProxyRule(firstEnv("NO_PROXY", "no_proxy")); ok {
-		first = append(first, rule)
-	}
-	if len(first) == 0 {
-		return nil
-	}
-	if file.Rules == nil {
-		first = append(first, config.Rule{Action: config.Allow})
-	}
-	for i, rule := range first {
-		file.SetOrigin(fmt.Sprintf("rules[%d]", i), rule.Name)
-	}
-	file.Rules = append(first, file.Rules...)
-	file.Tests = nil // they are about the rules of the file alone
-	return nil
-}
-
-// noProxyRule sends what NO_PROXY names past the proxy. Only names count: an
-// address that a program inside connects to has none of its own here.
-func noProxyRule(list string) (config.Rule, bool) {
-	rule := config.Rule{Name: "NO_PROXY", Via: "direct"}
-	for entry := range noProxyEntries(list) {
-		if entry == "*" {
-			rule.To = append(rule.To, "*")
-			continue
-		}
-		host, port := splitEntry(entry)
-		domain := strings.Trim(strings.TrimPrefix(host, "*"), ".")
-		if _, err := netip.ParseAddr(trimBrackets(host)); err == nil || port != 0 || strings.Contains(entry, "/") || domain == "" {
-			continue
-		}
-		rule.To = append(rule.To, "."+domain)
-	}
-	return rule, len(rule.To) > 0
+	return f.captureFlags.check()
 }
 
 // exitNotStarted is the status for a program that could not be started through

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A capture sees what leaves a network of the user's.
-type capture struct {
+// A packetCapture sees what leaves a network of the user's.
+type packetCapture struct {
 	*child
 	net   *network
 	marks int
@@ -25,7 +25,7 @@ type capture struct {
 
 // watch captures, at our end, all that comes from a network but does not go to the proxies, nor is the kernel's own: to
 // find its neighbours, to join its groups, and to say that a program has stopped to receive datagrams from a proxy.
-func watch(t *testing.T, n *network, proxies ...*runProxy) *capture {
+func watch(t *testing.T, n *network, proxies ...*runProxy) *packetCapture {
 	t.Helper()
 	toProxy := "udp dst portrange " + strings.ReplaceAll(relayPorts, " ", "-") + " or icmp[0] = 3"
 	for _, p := range proxies {
@@ -36,7 +36,7 @@ func watch(t *testing.T, n *network, proxies ...*runProxy) *capture {
 	// Its buffer holds frames of the greatest length that is captured: with the usual one, it holds eight.
 	cmd := command(t, peer(t, "tcpdump"), "-Z", "root", "-i", n.link, "-Q", "in", "-n", "-t", "-l",
 		"--immediate-mode", "-s", "160", "-B", "8192", filter)
-	c := &capture{child: start(t, cmd), net: n}
+	c := &packetCapture{child: start(t, cmd), net: n}
 	eventually(t, "tcpdump to listen", func() bool {
 		return strings.Contains(c.stderr.String(), "listening on "+n.link)
 	})
@@ -54,7 +54,7 @@ func watch(t *testing.T, n *network, proxies ...*runProxy) *capture {
 const markAddr = "198.51.100.99"
 
 // seen returns what it has captured. It sends something itself, and waits for that: the link keeps the order.
-func (c *capture) seen(t *testing.T) (packets []string) {
+func (c *packetCapture) seen(t *testing.T) (packets []string) {
 	t.Helper()
 	c.marks++
 	mustRun(t, c.net.command(t, "bash", "-c", fmt.Sprintf("echo >/dev/udp/%s/%d", markAddr, c.marks)))

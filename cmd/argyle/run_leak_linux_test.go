@@ -19,7 +19,7 @@ import (
 // A leakTest is a world of its own for the prober.
 type leakTest struct {
 	*ride
-	leaks     *capture
+	leaks     *packetCapture
 	resolvers *fakeResolvers
 }
 

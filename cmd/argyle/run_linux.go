@@ -5,31 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
-	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/fakedns"
 	"github.com/argyle-socks/argyle/internal/netns"
 	"github.com/argyle-socks/argyle/internal/process"
 	"github.com/argyle-socks/argyle/internal/seccomp"
-	"github.com/argyle-socks/argyle/proxy"
 )
 
 // runner runs one program.
 type runner struct {
+	capture
 	*runFlags
-	argv  []string
-	log   *slog.Logger
-	world *world
-	names *runNames
-	proxy *proxy.Proxy
-
-	running   sync.WaitGroup // of checks
+	argv      []string
 	published []portForward
 	hostPorts []portForward
 }
@@ -56,14 +47,14 @@ func runProgram(ctx context.Context, common *commonFlags, f *runFlags, argv []st
 	if err != nil {
 		return err
 	}
-	r := &runner{runFlags: f, argv: argv, log: log}
+	r := &runner{capture: capture{log: log, world: newWorld(log)}, runFlags: f, argv: argv}
 	if r.published, r.hostPorts, err = f.parseForwards(); err != nil {
 		return err
 	}
 	if f.engine == engineEnv && !f.explain {
 		return f.runEnv(file, argv)
 	}
-	if err := r.open(file); err != nil {
+	if err := r.open(file, &f.captureFlags, fakedns.Options{Share: -1}); err != nil {
 		return err
 	}
 	defer r.close()
@@ -77,39 +68,6 @@ func runProgram(ctx context.Context, common *commonFlags, f *runFlags, argv []st
 	return &exitError{code: status.Code, exit: status.Exit}
 }
 
-// open makes the way from a call to the proxy.
-func (r *runner) open(file *config.File) (err error) {
-	r.world = newWorld(r.log)
-	policy := runPolicy{r.world}
-	resolver, err := argyle.ParseAddr(r.resolver)
-	if err != nil {
-		return err
-	}
-	if r.names, err = openNames(r.dns, resolver, policy, r.log); err != nil {
-		return err
-	}
-	r.world.addresses = shownAddresses{r.names}
-	set, err := r.world.build(file, nil)
-	if err != nil {
-		r.names.close()
-		return err
-	}
-	r.world.now.Store(set)
-	set.runWays(&r.running, nil)
-	r.proxy = &proxy.Proxy{Policy: policy, Timeouts: proxy.Timeouts{DialTimeout: -1}, Log: r.log}
-	return nil
-}
-
-func (r *runner) close() {
-	_ = r.proxy.Close() // it waits for its sessions, nothing can fail
-	r.world.now.Load().stopWays()
-	r.running.Wait()
-	r.names.close()
-}
-
-// handler answers the program's calls.
-func (r *runner) handler() argyle.Handler { return r.names.handler(r.proxy) }
-
 // An engine is a way to take a program's connections.
 type engine struct {
 	name string
@@ -119,8 +77,8 @@ type engine struct {
 // engines returns those to be tried, the best one first.
 func (r *runner) engines() []engine {
 	all := []engine{
-		{engineNetns, func(ctx context.Context, try bool) (process.Status, error) { return r.runNamespace(ctx, false, try) }},
-		{engineTun, func(ctx context.Context, try bool) (process.Status, error) { return r.runNamespace(ctx, true, try) }},
+		{engineNetns, func(ctx context.Context, try bool) (process.Status, error) { return r.lookupspace(ctx, false, try) }},
+		{engineTun, func(ctx context.Context, try bool) (process.Status, error) { return r.lookupspace(ctx, true, try) }},
 		{engineSeccomp, r.runSeccomp},
 	}
 	if r.engine == engineAuto {
@@ -195,46 +153,4 @@ func (f *runFlags) runEnv(file *config.File, argv []string) error {
 		env = append(env, "NO_PROXY="+v, "no_proxy="+v)
 	}
 	return exitWith(&fs.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, env)})
-}
-
-// drainTime bounds how long what a program has left behind may take to be sent
-// when it has ended, and drainPatience how long nothing of it may move.
-const (
-	drainTime     = 10 * time.Second
-	drainPatience = time.Second
-)
-
-// drain waits for the sessions of a program that has ended: what it sent last
-// may still be on its way.
-func (r *runner) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = r.proxy.Shutdown(ctx) // or it cuts them
-	}()
-	tick := time.NewTicker(drainPatience)
-	defer tick.Stop()
-	for last := int64(-1); ; {
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-			if moved := r.moved(); moved == last {
-				cancel()
-			} else {
-				last = moved
-			}
-		}
-	}
-}
-
-// moved says how many bytes the sessions that are alive have carried.
-func (r *runner) moved() (sum int64) {
-	for s := range r.proxy.Sessions() {
-		up, down := s.Bytes()
-		sum += up + down + int64(s.ID())
-	}
-	return sum
 }

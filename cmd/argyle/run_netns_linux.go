@@ -111,9 +111,9 @@ func ownNetworks() ([]netip.Prefix, error) {
 	return own, nil
 }
 
-// runNamespace runs the program in a network namespace whose every packet comes
+// lookupspace runs the program in a network namespace whose every packet comes
 // to us. If try is set, it does all but run the program.
-func (r *runner) runNamespace(ctx context.Context, device, try bool) (status process.Status, err error) {
+func (r *runner) lookupspace(ctx context.Context, device, try bool) (status process.Status, err error) {
 	plan, err := json.Marshal(namespacePlan{Device: device, RejectUDP: !r.world.now.Load().carriesUDP()})
 	if err != nil {
 		return status, err
@@ -136,7 +136,7 @@ func (r *runner) runNamespace(ctx context.Context, device, try bool) (status pro
 	if try {
 		return status, nil
 	}
-	n := &namespace{runner: r, world: w}
+	n := &namespace{runner: r, space: w}
 	defer n.close()
 	if device {
 		err = n.serveDevice()
@@ -164,8 +164,7 @@ func lacks(err error) bool {
 // namespace is what serves the program in one.
 type namespace struct {
 	*runner
-	world   *netns.World
-	closers []func() error
+	space   *netns.World
 	inner   []*proxy.Proxy // of the forwards
 	packets packetServer
 }
@@ -197,37 +196,19 @@ func (n *namespace) flush() {
 const flushTick = 2 * time.Millisecond
 
 func (n *namespace) close() {
-	for _, f := range n.closers {
-		_ = f() // nothing can be done about it
-	}
+	n.closeServers()
 	for _, p := range n.inner {
 		_ = p.Close()
 	}
 }
 
-// background runs a server until close.
-func (n *namespace) background(what string, serve func() error, end func() error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := serve(); err != nil && !errors.Is(err, transparent.ErrServerClosed) {
-			n.log.Error("the program has no way out any more", "what", what, "err", err)
-		}
-	}()
-	n.closers = append(n.closers, func() error {
-		err := end()
-		<-done
-		return err
-	})
-}
-
 // serveSockets answers what comes to the sockets of prepareNamespace.
 func (n *namespace) serveSockets() error {
-	ln, err := net.FileListener(n.world.File(fileTCP))
+	ln, err := net.FileListener(n.space.File(fileTCP))
 	if err != nil {
 		return fmt.Errorf("take over the namespace's listener: %w", err)
 	}
-	conn, err := net.FilePacketConn(n.world.File(fileUDP))
+	conn, err := net.FilePacketConn(n.space.File(fileUDP))
 	if err != nil {
 		return fmt.Errorf("take over the namespace's socket: %w", err)
 	}
@@ -237,13 +218,13 @@ func (n *namespace) serveSockets() error {
 	}
 	tcp := &transparent.Server{Handler: n.handler(), Name: n.names.name, Inbound: inboundRun, Log: n.log}
 	n.background("tcp", func() error { return tcp.Serve(ln) }, tcp.Close)
-	if queue := n.world.File(fileQueue); queue != nil {
+	if queue := n.space.File(fileQueue); queue != nil {
 		n.background("held connections", func() error { return tcp.Hold(queue) }, tcp.Close)
 	} else {
 		n.log.Info("connections are accepted before they are dialled: this kernel cannot hold them", "err", transparent.ErrNoQueue)
 	}
 	packets := &transparent.PacketServer{
-		Handler: n.handler(), Name: n.names.name, Reply: n.world.ListenUDP, DNS: n.names.answers(),
+		Handler: n.handler(), Name: n.names.name, Reply: n.space.ListenUDP, DNS: n.names.answers(),
 		Inbound: inboundRun, Log: n.log,
 	}
 	n.packets = packets
@@ -255,13 +236,13 @@ func (n *namespace) serveSockets() error {
 // resolvers on loopback, which no device sees.
 func (n *namespace) serveDevice() error {
 	s := &tun.Server{
-		Device: n.world.File(netns.FileTUN), MTU: n.world.MTU(),
+		Device: n.space.File(netns.FileTUN), MTU: n.space.MTU(),
 		Handler: n.handler(), Name: n.names.name, DNS: n.names.answers(), Inbound: inboundRun, Log: n.log,
 	}
 	n.packets = s
 	n.background("tun", s.Serve, s.Close)
 	if answer := n.names.answers(); answer != nil {
-		for _, ip := range localResolvers(n.world.IPv6()) {
+		for _, ip := range localResolvers(n.space.IPv6()) {
 			if err := n.serveResolver(netip.AddrPortFrom(ip, 53), answer); err != nil {
 				return fmt.Errorf("answer as a resolver at %v: %w", ip, err)
 			}
@@ -291,8 +272,8 @@ func localResolvers(ipv6 bool) []netip.Addr {
 }
 
 // serveResolver answers queries at an address in the namespace.
-func (n *namespace) serveResolver(at netip.AddrPort, answer func(context.Context, netip.AddrPort, []byte) []byte) error {
-	conn, err := n.world.ListenUDP(at)
+func (n *namespace) serveResolver(at netip.AddrPort, answer func(ctx context.Context, client, server netip.AddrPort, query []byte) []byte) error {
+	conn, err := n.space.ListenUDP(at)
 	if err != nil {
 		return err
 	}
@@ -305,7 +286,7 @@ func (n *namespace) serveResolver(at netip.AddrPort, answer func(context.Context
 		cancel()
 		return nil
 	})
-	ln, err := n.world.Listen(at)
+	ln, err := n.space.Listen(at)
 	if err != nil {
 		return err
 	}
@@ -322,7 +303,7 @@ func (n *namespace) serveForwards() error {
 		}
 	}
 	for _, p := range n.hostPorts {
-		ln, err := n.world.Listen(p.listen)
+		ln, err := n.space.Listen(p.listen)
 		if err != nil {
 			return fmt.Errorf("--host-port: %w", err)
 		}
@@ -333,7 +314,7 @@ func (n *namespace) serveForwards() error {
 
 // publishPort lets others reach a port of the program.
 func (n *namespace) publishPort(p portForward) error {
-	way := &inside{world: n.world}
+	way := &inside{world: n.space}
 	if !p.udp {
 		ln, err := net.Listen("tcp", p.listen.String())
 		if err != nil {

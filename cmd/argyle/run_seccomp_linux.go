@@ -78,12 +78,13 @@ func (s *supervised) packets(ctx context.Context, addr netip.AddrPort, conn *net
 }
 
 // serveQueries answers DNS queries that come as datagrams.
-func serveQueries(ctx context.Context, conn *net.UDPConn, answer func(context.Context, netip.AddrPort, []byte) []byte) {
+func serveQueries(ctx context.Context, conn *net.UDPConn, answer func(ctx context.Context, client, server netip.AddrPort, query []byte) []byte) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	slots := make(chan struct{}, maxQueries)
+	server := argyle.AddrOf(conn.LocalAddr()).AddrPort()
 	buf := make([]byte, 1<<16)
 	for {
 		n, client, err := conn.ReadFromUDPAddrPort(buf)
@@ -97,7 +98,7 @@ func serveQueries(ctx context.Context, conn *net.UDPConn, answer func(context.Co
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			if reply := answer(ctx, client, query); reply != nil {
+			if reply := answer(ctx, client, server, query); reply != nil {
 				_, _ = conn.WriteToUDPAddrPort(reply, client) // a client that is gone asks no more
 			}
 		})

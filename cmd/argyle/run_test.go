@@ -14,6 +14,7 @@ import (
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/fakedns"
 	"github.com/argyle-socks/argyle/proxy"
 )
 
@@ -50,7 +51,7 @@ func decide(t *testing.T, f *runFlags, common *commonFlags, dest string) (way st
 		t.Fatal(err)
 	}
 	world := newWorld(log)
-	names, err := openNames(dnsFake, argyle.Addr{Name: "resolver.example", Port: 53}, runPolicy{world}, log)
+	names, err := openNames(dnsFake, fakedns.Options{Share: -1}, argyle.Addr{Name: "resolver.example", Port: 53}, capturePolicy{world}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func decide(t *testing.T, f *runFlags, common *commonFlags, dest string) (way st
 		t.Fatal(err)
 	}
 	req := &argyle.Request{Command: argyle.Connect, Dest: addr, Client: netip.MustParseAddrPort("10.111.0.2:40000"), Inbound: "run"}
-	route, err := runPolicy{world}.Route(t.Context(), req)
+	route, err := capturePolicy{world}.Route(t.Context(), req)
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +79,7 @@ func decide(t *testing.T, f *runFlags, common *commonFlags, dest string) (way st
 
 func TestRunRules(t *testing.T) {
 	t.Setenv("NO_PROXY", "intra.example, 10.9.0.0/16, *.star.example")
-	f := &runFlags{direct: []string{"192.0.2.0/24", ".direct.example"}, deny: []string{"203.0.113.0/24", ".bad.example"}}
+	f := &runFlags{captureFlags: captureFlags{direct: []string{"192.0.2.0/24", ".direct.example"}, deny: []string{"203.0.113.0/24", ".bad.example"}}}
 	common := &commonFlags{proxies: []string{"socks5h://gw.example:1080"}, logFormat: "text"}
 	const way = "socks5h://gw.example:1080"
 	for dest, want := range map[string]string{
@@ -124,7 +125,7 @@ tests:
 		t.Fatal(err)
 	}
 	common := &commonFlags{config: path, logFormat: "text"}
-	f := &runFlags{deny: []string{".bad.example"}}
+	f := &runFlags{captureFlags: captureFlags{deny: []string{".bad.example"}}}
 	for dest, want := range map[string]string{
 		"a.corp.example:443": "office",
 		"10.1.1.1:443":       "office",
@@ -231,10 +232,10 @@ func TestAskedThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	reply := new(dns.Msg)
-	if err := reply.Unpack(r.answer(t.Context(), netip.AddrPort{}, packed)); err != nil || !reply.Truncated {
+	if err := reply.Unpack(r.answer(t.Context(), netip.AddrPort{}, netip.AddrPort{}, packed)); err != nil || !reply.Truncated {
 		t.Errorf("answer for a datagram: %v, truncated %t, want true", err, reply.Truncated)
 	}
-	if got := r.answer(t.Context(), netip.AddrPort{}, []byte("nonsense")); got != nil {
+	if got := r.answer(t.Context(), netip.AddrPort{}, netip.AddrPort{}, []byte("nonsense")); got != nil {
 		t.Errorf("answer to nonsense: %q, want none", got)
 	}
 }

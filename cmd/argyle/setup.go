@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -44,6 +45,10 @@ type world struct {
 	// addresses, if not nil, has what rules about networks see of names, in place
 	// of the resolver.
 	addresses argyle.Resolver
+
+	// control, if not nil, prepares every socket of a way out and of the
+	// resolver, as net.Dialer.Control does.
+	control controlFunc
 }
 
 // isOwn reports whether an address is one of our listeners.
@@ -73,7 +78,7 @@ func (w *world) build(file *config.File, old *setup) (*setup, error) {
 	}
 	check(set.openUsers(w, old))
 	check(set.openTLS())
-	check(set.makeResolver())
+	check(set.makeResolver(w.control))
 	check(set.makeWays(w, old))
 	check(set.makePolicy(w))
 	if len(errs) > 0 {
@@ -122,7 +127,7 @@ func (set *setup) openTLS() (err error) {
 }
 
 // makeResolver makes what looks names up.
-func (set *setup) makeResolver() error {
+func (set *setup) makeResolver(control controlFunc) error {
 	f := set.file.Names
 	prefer, err := names.ParsePreference(string(f.Prefer))
 	if err != nil {
@@ -133,6 +138,9 @@ func (set *setup) makeResolver() error {
 		Prefer:    prefer,
 		CacheSize: f.Cache.Size,
 		MaxTTL:    f.Cache.MaxTTL.Duration(),
+	}
+	if control != nil {
+		set.resolver.Dial = (&net.Dialer{Control: control}).DialContext
 	}
 	var errs []error
 	parse := func(path string, texts []string) (servers []names.Server) {

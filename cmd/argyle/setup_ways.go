@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
@@ -247,7 +248,7 @@ func (m *wayMaker) key(of []any) [sha256.Size]byte {
 
 // direct makes a way without a proxy.
 func (m *wayMaker) direct(from *config.Source) (argyle.Dialer, error) {
-	d := &argyle.Direct{Resolver: m.world, Check: m.check}
+	d := &argyle.Direct{Resolver: m.world, Check: m.check, Control: m.control}
 	if from == nil {
 		return d, nil
 	}
@@ -259,6 +260,14 @@ func (m *wayMaker) direct(from *config.Source) (argyle.Dialer, error) {
 		return nil, err
 	}
 	d.Local, d.Control = s.Local, s.Control
+	if m.control != nil {
+		d.Control = func(network, address string, conn syscall.RawConn) error {
+			if err := m.control(network, address, conn); err != nil {
+				return err
+			}
+			return s.Control(network, address, conn)
+		}
+	}
 	return d, nil
 }
 
@@ -267,6 +276,7 @@ func (m *wayMaker) options() upstream.Options {
 	return upstream.Options{
 		Checks:   upstream.Checks{First: m.checkOwn, Dest: m.check},
 		Resolver: m.world,
+		Control:  m.control,
 		Log:      m.log,
 	}
 }

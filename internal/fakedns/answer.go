@@ -49,6 +49,11 @@ func (s *Server) Answer(ctx context.Context, client netip.AddrPort, query []byte
 	if q.Unpack(query) != nil || len(q.Question) != 1 {
 		return headerReply(query, dns.RcodeFormatError)
 	}
+	if s.Forward != nil && s.allowed(client.Addr()) {
+		if reply, ok := s.Forward(ctx, bareName(q.Question[0].Name), query, tcp); ok {
+			return reply
+		}
+	}
 	opt, options := findOPT(q)
 	a := s.consider(ctx, client.Addr(), q, opt, options)
 	if a.why != nil {
@@ -107,12 +112,15 @@ func (s *Server) consider(ctx context.Context, client netip.Addr, q *dns.Msg, op
 	}
 	return s.resolve(ctx, question{
 		Question:  asked,
-		name:      strings.ToLower(strings.TrimSuffix(asked.Name, ".")),
+		name:      bareName(asked.Name),
 		dnssec:    opt != nil && opt.Do(),
 		unchecked: q.CheckingDisabled,
 		client:    plain(client),
 	})
 }
+
+// bareName is a name in lower case, without the final dot.
+func bareName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 // isMeta reports whether a type is none of data, but for ANY (RFC 6895,
 // section 3.1).

@@ -46,6 +46,12 @@ type Server struct {
 	// 192-0-2-5.v6.lan if it is v6.lan. Empty means none.
 	Literals string
 
+	// Forward, if not nil, is asked first, with the name in lower case and
+	// without its final dot: if ok, the question is none for this server, and
+	// reply, nil for none, is what the client gets. ctx is that of Answer or
+	// ServeConn.
+	Forward func(ctx context.Context, name string, query []byte, tcp bool) (reply []byte, ok bool)
+
 	// Exchange asks a real resolver what the pool cannot know: MX, TXT and so
 	// on. It may be called from several goroutines. Nil means that such
 	// questions fail.

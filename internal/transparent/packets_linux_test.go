@@ -174,7 +174,7 @@ func TestDNS(t *testing.T) {
 			return b
 		}
 		w.servePackets(&PacketServer{
-			DNS: func(_ context.Context, client netip.AddrPort, query []byte) []byte { return answer(query) },
+			DNS: func(_ context.Context, _, _ netip.AddrPort, query []byte) []byte { return answer(query) },
 			Handler: argyle.HandlerFunc(func(_ context.Context, call argyle.Call) {
 				t.Errorf("call of %v", call.Request().Client)
 			}),

@@ -41,9 +41,10 @@ type PacketServer struct {
 	// reports whether it has gone.
 	Send func(src, dst netip.AddrPort, payload []byte) bool
 
-	// DNS, if not nil, gives the answer to a query that goes to port 53,
-	// or nil for none. Handler does not see those. ctx ends with the server.
-	DNS func(ctx context.Context, client netip.AddrPort, query []byte) (answer []byte)
+	// DNS, if not nil, gives the answer to a query that client sends to port
+	// 53 of server, or nil for none. Handler does not see those. ctx ends with
+	// the PacketServer.
+	DNS func(ctx context.Context, client, server netip.AddrPort, query []byte) (answer []byte)
 
 	// Inbound is what rules and logs call the way in.
 	Inbound string
@@ -286,7 +287,7 @@ func (s *PacketServer) query(p packet) {
 			defer s.mu.Unlock()
 			s.queries--
 		}()
-		if answer := s.DNS(s.ctx, p.src, msg); answer != nil {
+		if answer := s.DNS(s.ctx, p.src, p.dst, msg); answer != nil {
 			if s.send(p.dst, []udp.Message{{Payload: answer, Addr: p.src}}) == 0 {
 				s.dropped.Add(1)
 			}

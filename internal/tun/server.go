@@ -38,9 +38,9 @@ type Server struct {
 	// means that every address is just that.
 	Name func(netip.Addr) (name string, fake bool)
 
-	// DNS, if not nil, gives the answer to a query that goes to port 53 in a
-	// datagram, or nil for none.
-	DNS func(ctx context.Context, client netip.AddrPort, query []byte) (answer []byte)
+	// DNS, if not nil, gives the answer to a query that client sends to port
+	// 53 of server in a datagram, or nil for none.
+	DNS func(ctx context.Context, client, server netip.AddrPort, query []byte) (answer []byte)
 
 	// Inbound is what rules and logs call the way in.
 	Inbound string

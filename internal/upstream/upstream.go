@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"syscall"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
@@ -43,9 +44,12 @@ type Options struct {
 	// proxy's scheme says that we do; nil is the system's.
 	Resolver argyle.Resolver
 
+	// Control, if not nil, prepares every socket, as net.Dialer.Control does.
+	Control func(network, address string, conn syscall.RawConn) error
+
 	// Base is the way to the first proxy, which then looks after its name
-	// and its address by itself; nil is an [argyle.Direct] with Resolver
-	// and Checks.First.
+	// and its address by itself; nil is an [argyle.Direct] with Resolver,
+	// Control and Checks.First.
 	Base argyle.Dialer
 
 	// Log is told of SSH connections that come and go; nil discards.
@@ -90,7 +94,7 @@ func (o Options) base() argyle.Dialer {
 	if o.Base != nil {
 		return o.Base
 	}
-	return &argyle.Direct{Check: o.First, Resolver: o.Resolver}
+	return &argyle.Direct{Check: o.First, Resolver: o.Resolver, Control: o.Control}
 }
 
 // parse is Parse with what the URL does not say.

@@ -9,12 +9,12 @@ import (
 	"github.com/argyle-socks/argyle/proxy"
 )
 
-// runPolicy is that of the configuration, but that names stay names: nobody
+// capturePolicy is that of the configuration, but that names stay names: nobody
 // looks one up here because there are rules about networks.
-type runPolicy struct{ *world }
+type capturePolicy struct{ *world }
 
 // Route decides about a request.
-func (p runPolicy) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
+func (p capturePolicy) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
 	route, err := p.world.Route(ctx, req)
 	if req.Dest.Name != "" {
 		route.Dest = argyle.Addr{} // it is one of shownAddresses
@@ -24,7 +24,7 @@ func (p runPolicy) Route(ctx context.Context, req *argyle.Request) (proxy.Route,
 
 // shownAddresses is what rules about networks see of a name: the address that
 // stands for it. The true one is for the proxy to know.
-type shownAddresses struct{ names *runNames }
+type shownAddresses struct{ names *lookups }
 
 // LookupNetIP returns one address.
 func (s shownAddresses) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {

@@ -16,8 +16,8 @@ import (
 	"github.com/argyle-socks/argyle/proxy"
 )
 
-// runNames answers what a program looks up, as --dns says.
-type runNames struct {
+// lookups answers what a program looks up, as --dns says.
+type lookups struct {
 	mode     string
 	pool     *fakedns.Pool   // nil but for dnsFake
 	server   *fakedns.Server // likewise
@@ -26,12 +26,12 @@ type runNames struct {
 
 // openNames makes what answers look-ups. What it cannot answer by itself it
 // asks resolver, through the way that policy has for that.
-func openNames(mode string, resolver argyle.Addr, policy proxy.Policy, log *slog.Logger) (*runNames, error) {
-	n := &runNames{mode: mode, resolver: &askedThrough{policy: policy, dest: resolver}}
+func openNames(mode string, options fakedns.Options, resolver argyle.Addr, policy proxy.Policy, log *slog.Logger) (*lookups, error) {
+	n := &lookups{mode: mode, resolver: &askedThrough{policy: policy, dest: resolver}}
 	if mode != dnsFake {
 		return n, nil
 	}
-	pool, err := fakedns.Open(fakedns.Options{Share: -1})
+	pool, err := fakedns.Open(options)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func openNames(mode string, resolver argyle.Addr, policy proxy.Policy, log *slog
 }
 
 // close ends what was opened.
-func (n *runNames) close() {
+func (n *lookups) close() {
 	if n.server != nil {
 		_ = n.server.Close()
 	}
@@ -59,7 +59,7 @@ func (n *runNames) close() {
 
 // name returns the name that an address stands for, and whether it is one of
 // those that stand for names.
-func (n *runNames) name(ip netip.Addr) (name string, fake bool) {
+func (n *lookups) name(ip netip.Addr) (name string, fake bool) {
 	if n.pool == nil {
 		return "", false
 	}
@@ -70,7 +70,7 @@ func (n *runNames) name(ip netip.Addr) (name string, fake bool) {
 }
 
 // address returns one that stands for a name; the zero Addr if names have none.
-func (n *runNames) address(name string) netip.Addr {
+func (n *lookups) address(name string) netip.Addr {
 	if n.pool == nil {
 		return netip.Addr{}
 	}
@@ -83,11 +83,11 @@ func (n *runNames) address(name string) netip.Addr {
 
 // answers returns the function that answers queries which come as datagrams,
 // nil if datagrams to port 53 are like any others.
-func (n *runNames) answers() func(context.Context, netip.AddrPort, []byte) []byte {
+func (n *lookups) answers() func(ctx context.Context, client, server netip.AddrPort, query []byte) []byte {
 	switch n.mode {
 	case dnsFake:
-		return func(ctx context.Context, client netip.AddrPort, query []byte) []byte {
-			return n.server.Answer(ctx, client, query, false)
+		return func(ctx context.Context, client, server netip.AddrPort, query []byte) []byte {
+			return n.server.Answer(withResolver(ctx, server), client, query, false)
 		}
 	case dnsProxy:
 		return n.resolver.answer
@@ -97,7 +97,7 @@ func (n *runNames) answers() func(context.Context, netip.AddrPort, []byte) []byt
 
 // handler returns one that takes connections to port 53, and leaves all others
 // to next.
-func (n *runNames) handler(next argyle.Handler) argyle.Handler {
+func (n *lookups) handler(next argyle.Handler) argyle.Handler {
 	if n.mode == dnsOff {
 		return next
 	}
@@ -110,10 +110,26 @@ func (n *runNames) handler(next argyle.Handler) argyle.Handler {
 			next.ServeCall(ctx, elsewhere(call, n.resolver.dest))
 		default:
 			if conn, err := call.Accept(nil); err == nil {
-				_ = n.server.ServeConn(ctx, conn) // how it ended is the program's business
+				server := netip.AddrPortFrom(req.Dest.IP, req.Dest.Port)
+				_ = n.server.ServeConn(withResolver(ctx, server), conn) // how it ended is the program's business
 			}
 		}
 	})
+}
+
+// resolverKey is the key of the resolver that a query was sent to.
+type resolverKey struct{}
+
+// withResolver returns a context that tells where a query was sent.
+func withResolver(ctx context.Context, at netip.AddrPort) context.Context {
+	return context.WithValue(ctx, resolverKey{}, at)
+}
+
+// resolverOf returns where the query in hand was sent; the zero AddrPort if the
+// name of that is all that is known.
+func resolverOf(ctx context.Context) netip.AddrPort {
+	at, _ := ctx.Value(resolverKey{}).(netip.AddrPort)
+	return at
 }
 
 // elsewhere returns the call with another destination.
@@ -237,7 +253,7 @@ func (r *askedThrough) close() {
 const queryTime = 5 * time.Second
 
 // answer has a query that came as a datagram answered as it is.
-func (r *askedThrough) answer(ctx context.Context, _ netip.AddrPort, message []byte) []byte {
+func (r *askedThrough) answer(ctx context.Context, _, _ netip.AddrPort, message []byte) []byte {
 	query := new(dns.Msg)
 	if err := query.Unpack(message); err != nil || query.Response {
 		return nil

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/fakedns"
+	"github.com/argyle-socks/argyle/internal/systemd"
+	"github.com/argyle-socks/argyle/internal/transparent"
+	"github.com/argyle-socks/argyle/proxy"
+)
+
+// A capture is what carries the traffic of programs that know of no proxy: what
+// run, forward, redirect, tun and gateway have in common.
+type capture struct {
+	log   *slog.Logger
+	world *world
+	names *lookups
+	proxy *proxy.Proxy
+
+	running sync.WaitGroup // of checks
+	closers []func() error
+	failed  chan error // what ends the program
+}
+
+// captureFlags are the flags of the commands that have a capture.
+type captureFlags struct {
+	direct   []string
+	deny     []string
+	dns      string
+	resolver string
+}
+
+// add makes them flags.
+func (f *captureFlags) add(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&f.direct, "direct", nil, "connect to `CIDR` or .domain without the proxy; repeatable")
+	flags.StringArrayVar(&f.deny, "deny", nil, "refuse `CIDR` or .domain; repeatable")
+	flags.StringVar(&f.resolver, "resolver", "9.9.9.9:53", "the resolver that is asked through the proxy, over TCP, as `HOST:PORT`")
+}
+
+// check looks at what has a form of its own.
+func (f *captureFlags) check() error {
+	if _, err := argyle.ParseAddr(f.resolver); err != nil {
+		return usagef("--resolver %q: want HOST:PORT: %w", f.resolver, err)
+	}
+	return nil
+}
+
+// file returns the configuration that file and flags make together.
+func (f *captureFlags) file(common *commonFlags) (*config.File, error) {
+	if common.config == "" {
+		file := new(config.File)
+		return file, f.enter(common, file)
+	}
+	loader := newLoader(common.config)
+	loader.Flags = func(file *config.File) error { return f.enter(common, file) }
+	return loader.Load(common.config)
+}
+
+// enter puts the flags into a configuration. Its listeners, and who may use
+// them, are for others.
+func (f *captureFlags) enter(common *commonFlags, file *config.File) error {
+	if err := common.enterProxies(file); err != nil {
+		return err
+	}
+	if env := firstEnv("ALL_PROXY", "all_proxy"); len(file.Proxy) == 0 && common.config == "" {
+		if env == "" {
+			return usagef("no proxy: give -x URL, or set ALL_PROXY (-x direct:// for none)")
+		}
+		from := *common
+		from.proxies = []string{env}
+		if err := from.enterProxies(file); err != nil {
+			return err
+		}
+	}
+	// Whose traffic is taken is for the command to say, and nobody else comes in.
+	file.AllowPrivate, file.Allow, file.Listen, file.TLS = true, nil, nil, nil
+	return f.rules(file)
+}
+
+// rules puts those of --deny, --direct and NO_PROXY before all others.
+func (f *captureFlags) rules(file *config.File) error {
+	var first []config.Rule
+	for _, to := range f.deny {
+		first = append(first, config.Rule{Name: "--deny " + to, To: []string{to}, Action: config.Deny})
+	}
+	for _, to := range f.direct {
+		first = append(first, config.Rule{Name: "--direct " + to, To: []string{to}, Via: "direct"})
+	}
+	if rule, ok := noProxyRule(firstEnv("NO_PROXY", "no_proxy")); ok {
+		first = append(first, rule)
+	}
+	if len(first) == 0 {
+		return nil
+	}
+	if file.Rules == nil {
+		first = append(first, config.Rule{Action: config.Allow})
+	}
+	for i, rule := range first {
+		file.SetOrigin(fmt.Sprintf("rules[%d]", i), rule.Name)
+	}
+	file.Rules = append(first, file.Rules...)
+	file.Tests = nil // they are about the rules of the file alone
+	return nil
+}
+
+// noProxyRule sends what NO_PROXY names past the proxy. Only names count: an
+// address that a program inside connects to has none of its own here.
+func noProxyRule(list string) (config.Rule, bool) {
+	rule := config.Rule{Name: "NO_PROXY", Via: "direct"}
+	for entry := range noProxyEntries(list) {
+		if entry == "*" {
+			rule.To = append(rule.To, "*")
+			continue
+		}
+		host, port := splitEntry(entry)
+		domain := strings.Trim(strings.TrimPrefix(host, "*"), ".")
+		if _, err := netip.ParseAddr(trimBrackets(host)); err == nil || port != 0 || strings.Contains(entry, "/") || domain == "" {
+			continue
+		}
+		rule.To = append(rule.To, "."+domain)
+	}
+	return rule, len(rule.To) > 0
+}
+
+// open makes the way from a call to the proxy.
+func (c *capture) open(file *config.File, f *captureFlags, pool fakedns.Options) (err error) {
+	c.failed = make(chan error, 1)
+	policy := capturePolicy{c.world}
+	resolver, err := argyle.ParseAddr(f.resolver)
+	if err != nil {
+		return err
+	}
+	if c.names, err = openNames(f.dns, pool, resolver, policy, c.log); err != nil {
+		return err
+	}
+	c.world.addresses = shownAddresses{c.names}
+	set, err := c.world.build(file, nil)
+	if err != nil {
+		c.names.close()
+		return err
+	}
+	c.world.now.Store(set)
+	set.runWays(&c.running, nil)
+	c.proxy = &proxy.Proxy{Policy: policy, Timeouts: proxy.Timeouts{DialTimeout: -1}, Log: c.log}
+	return nil
+}
+
+// close ends what background has begun, the last first, and then the sessions.
+func (c *capture) close() {
+	c.closeServers()
+	_ = c.proxy.Close() // it waits for its sessions, nothing can fail
+	c.world.now.Load().stopWays()
+	c.running.Wait()
+	c.names.close()
+}
+
+func (c *capture) closeServers() {
+	for len(c.closers) > 0 {
+		last := len(c.closers) - 1
+		_ = c.closers[last]() // nothing can be done about it
+		c.closers = c.closers[:last]
+	}
+}
+
+// handler answers calls.
+func (c *capture) handler() argyle.Handler { return c.names.handler(c.proxy) }
+
+// background runs a server until close. If it ends by itself, that is an error,
+// and the first of those is in failed.
+func (c *capture) background(what string, serve func() error, end func() error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := serve()
+		if err == nil || errors.Is(err, transparent.ErrServerClosed) || errors.Is(err, fakedns.ErrServerClosed) {
+			return
+		}
+		c.log.Error("serving has ended", "what", what, "err", err)
+		select {
+		case c.failed <- err:
+		default:
+		}
+	}()
+	c.closers = append(c.closers, func() error {
+		err := end()
+		<-done
+		return err
+	})
+}
+
+// serve waits for what ends a daemon: a signal, after which sessions have
+// drainSessions or until the next one, or a server that has failed.
+func (c *capture) serve(ctx context.Context) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := systemd.Ready(); err != nil {
+		c.log.Warn("systemd was not told", "err", err)
+	}
+	select {
+	case err := <-c.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case sig := <-signals:
+		c.log.Info("stopping", "signal", sig.String(), "drain", drainSessions)
+	}
+	_ = systemd.Stopping() // what it cannot hear, it will see
+	c.closeServers()
+	ctx, cancel := context.WithTimeout(ctx, drainSessions)
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := c.proxy.Shutdown(ctx); err != nil {
+		c.log.Info("sessions cut", "err", err)
+	}
+	return nil
+}
+
+// drainSessions is how long the sessions of a daemon that is to end may go on.
+const drainSessions = 30 * time.Second
+
+// drainTime bounds how long what a program has left behind may take to be sent
+// when it has ended, and drainPatience how long nothing of it may move.
+const (
+	drainTime     = 10 * time.Second
+	drainPatience = time.Second
+)
+
+// drain waits for the sessions of a program that has ended: what it sent last
+// may still be on its way.
+func (c *capture) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.proxy.Shutdown(ctx) // or it cuts them
+	}()
+	tick := time.NewTicker(drainPatience)
+	defer tick.Stop()
+	for last := int64(-1); ; {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+			if moved := c.moved(); moved == last {
+				cancel()
+			} else {
+				last = moved
+			}
+		}
+	}
+}
+
+// moved says how many bytes the sessions that are alive have carried.
+func (c *capture) moved() (sum int64) {
+	for s := range c.proxy.Sessions() {
+		up, down := s.Bytes()
+		sum += up + down + int64(s.ID())
+	}
+	return sum
+}
