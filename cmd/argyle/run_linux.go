@@ -11,6 +11,7 @@ import (
 
 	"github.com/argyle-socks/argyle/internal/config"
 	"github.com/argyle-socks/argyle/internal/fakedns"
+	"github.com/argyle-socks/argyle/internal/hostnet"
 	"github.com/argyle-socks/argyle/internal/netns"
 	"github.com/argyle-socks/argyle/internal/process"
 	"github.com/argyle-socks/argyle/internal/seccomp"
@@ -29,6 +30,7 @@ type runner struct {
 // its part there, and does not return.
 func becomeChild() {
 	seccomp.Child()
+	hostnet.Child()
 	if netns.IsChild() {
 		netns.RunChild(prepareNamespace)
 	}
