@@ -94,8 +94,6 @@ func (x *runTargets) all(t *testing.T, r *ride) {
 				t.Skip("the proxy carries no datagrams")
 			case p.half && r.proxy.cuts:
 				t.Skip("the proxy ends a session at the first EOF")
-			case p.name == "sendto" && r.engine == engineSeccomp:
-				t.Skip("it sends by sendmsg from a socket that is not connected, which this engine does not carry")
 			}
 			p.run(x, t, r)
 		})

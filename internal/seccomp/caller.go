@@ -35,12 +35,16 @@ func (c *call) proceed() {
 	}
 }
 
-// give ends the call with a descriptor.
-func (c *call) give(fd int, flags uint32) {
+// give ends the call with a descriptor, of the number at if it can be had.
+func (c *call) give(fd, at int, flags uint32) {
 	if !c.answered.CompareAndSwap(false, true) {
 		return
 	}
-	if err := c.listener.give(c.id, fd, flags); err != nil {
+	err := c.listener.give(c.id, fd, at, flags)
+	if err == unix.EBADF || err == unix.EMFILE {
+		err = c.listener.give(c.id, fd, 0, flags) // the limit is below
+	}
+	if err != nil {
 		if errno, ok := err.(unix.Errno); ok && errno != unix.ENOENT { // such as EMFILE
 			_ = c.listener.answer(c.id, 0, errno)
 		}

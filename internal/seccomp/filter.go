@@ -73,6 +73,17 @@ func withAddress(arg uint32) []unix.SockFilter {
 	}
 }
 
+// ofPackets notifies if the descriptor of a message is one of those that sockets
+// for datagrams have: most messages go over unix sockets, and are none of ours.
+func ofPackets() []unix.SockFilter {
+	const ge = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
+	return []unix.SockFilter{
+		low(0), {Code: ge, K: firstPacketFD, Jf: 2}, {Code: ge, K: lastPacketFD + 1, Jt: 1},
+		ret(unix.SECCOMP_RET_USER_NOTIF),
+		ret(unix.SECCOMP_RET_ALLOW),
+	}
+}
+
 // socketCall lets TCP be made, has us make UDP, and refuses all else that sends
 // packets, much as the kernel refuses it to users without privileges. MPTCP is
 // refused so that programs use TCP.
@@ -134,7 +145,9 @@ func filter() ([]unix.SockFilter, error) {
 	f = append(f, when(unix.SYS_SETSOCKOPT, groupCall()...)...)
 	f = append(f, when(unix.SYS_SENDTO, append(notFastOpen(3), withAddress(4)...)...)...)
 	f = append(f, when(unix.SYS_RECVFROM, withAddress(4)...)...)
-	f = append(f, when(unix.SYS_SENDMSG, append(notFastOpen(2), allow)...)...)
-	f = append(f, when(unix.SYS_SENDMMSG, append(notFastOpen(3), allow)...)...)
+	f = append(f, when(unix.SYS_SENDMSG, append(notFastOpen(2), ofPackets()...)...)...)
+	f = append(f, when(unix.SYS_SENDMMSG, append(notFastOpen(3), ofPackets()...)...)...)
+	f = append(f, when(unix.SYS_RECVMSG, ofPackets()...)...)
+	f = append(f, when(unix.SYS_RECVMMSG, ofPackets()...)...)
 	return append(f, allow), nil
 }

@@ -128,9 +128,14 @@ func (l *listener) send(r *response) error {
 	return asError(l.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r)))
 }
 
-// give ends the system call with a new descriptor of the task for fd.
-func (l *listener) give(id uint64, fd int, flags uint32) error {
+// give ends the system call with a new descriptor of the task for fd, of the
+// number at, or of any if that is 0.
+func (l *listener) give(id uint64, fd, at int, flags uint32) error {
 	a := &addition{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, src: uint32(fd), newFlags: flags}
+	if at != 0 {
+		a.flags |= unix.SECCOMP_ADDFD_FLAG_SETFD
+		a.new = uint32(at)
+	}
 	errno := unix.ENOENT
 	_ = l.raw.Control(func(lfd uintptr) {
 		_, _, errno = unix.Syscall(unix.SYS_IOCTL, lfd, unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(a)))

@@ -35,7 +35,8 @@ type supervisor struct {
 	cookie uint64 // the same, as SO_NETNS_COOKIE says
 	holds  bool   // whether connects can be held here
 
-	calls sync.WaitGroup
+	numbers sync.Mutex // held while a socket for datagrams gets its number
+	calls   sync.WaitGroup
 }
 
 func newSupervisor(ctx context.Context, config *Config, l *listener) *supervisor {
@@ -104,6 +105,10 @@ func (s *supervisor) serve(c *call) {
 		err = s.serveSendto(c)
 	case unix.SYS_RECVFROM:
 		err = s.serveRecvfrom(c)
+	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
+		err = s.serveMessages(c, s.serveSendmsg)
+	case unix.SYS_RECVMSG, unix.SYS_RECVMMSG:
+		err = s.serveMessages(c, s.serveRecvmsg)
 	}
 	if err == nil {
 		return
@@ -288,7 +293,9 @@ func (s *supervisor) serveSocket(c *call) error {
 	if err := confine(fd); err != nil {
 		return err
 	}
-	c.give(fd, uint32(kind&unix.SOCK_CLOEXEC))
+	s.numbers.Lock()
+	defer s.numbers.Unlock()
+	c.give(fd, packetFD(int(c.pid)), uint32(kind&unix.SOCK_CLOEXEC))
 	return nil
 }
 

@@ -300,34 +300,51 @@ func (s *supervisor) serveSendto(c *call) error {
 		return nil
 	}
 	defer k.close()
-	dest, ok := parseInet(b)
-	switch {
-	case !ok:
-		return unix.EINVAL
-	case s.local(unmap(dest)):
+	if dest, ok := parseInet(b); ok && s.local(unmap(dest)) {
 		c.proceed() // it stays on the loopback device, whatever the address is by then
 		return nil
-	case dest.Addr().Is6() && k.domain == unix.AF_INET:
-		return unix.EAFNOSUPPORT
-	case c.args[2] > 1<<16:
-		return unix.EMSGSIZE
 	}
-	addr, err := s.udp.reach(k, unmap(dest))
-	if err != nil {
-		return err
+	if c.args[2] > maxPayload {
+		return unix.EMSGSIZE
 	}
 	payload := make([]byte, c.args[2])
 	if err := c.read(payload, c.args[1]); err != nil {
 		return err
 	}
+	n, err := s.transmit(c, k, b, payload, nil)
+	if err == nil {
+		c.result(int64(n), 0)
+	}
+	return err
+}
+
+// maxPayload is more than a datagram can hold.
+const maxPayload = 1 << 16
+
+// transmit sends a datagram to what stands for the destination in name, a struct
+// sockaddr; without one to where the socket is connected. control is the
+// ancillary data.
+func (s *supervisor) transmit(c *call, k *socket, name, payload, control []byte) (n int, err error) {
+	var to unix.Sockaddr
+	if name != nil {
+		dest, ok := parseInet(name)
+		switch {
+		case !ok:
+			return 0, unix.EINVAL
+		case dest.Addr().Is6() && k.domain == unix.AF_INET:
+			return 0, unix.EAFNOSUPPORT
+		}
+		if dest = unmap(dest); !s.local(dest) {
+			if dest, err = s.udp.reach(k, dest); err != nil {
+				return 0, err
+			}
+		}
+		to = sockaddr(k.domain, dest)
+	}
 	if !c.valid() {
-		return unix.ESRCH
+		return 0, unix.ESRCH
 	}
-	if err := unix.Sendto(k.fd, payload, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, sockaddr(k.domain, addr)); err != nil {
-		return err
-	}
-	c.result(int64(len(payload)), 0)
-	return nil
+	return unix.SendmsgN(k.fd, payload, control, to, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 }
 
 // serveRecvfrom receives a datagram for the program if it may come from a socket
@@ -338,29 +355,41 @@ func (s *supervisor) serveRecvfrom(c *call) error {
 	if err != nil {
 		return err
 	}
-	if k == nil || flags&unix.MSG_ERRQUEUE != 0 || !s.udp.knows(k) {
-		if k != nil {
-			k.close()
-		}
+	if k == nil {
 		c.proceed()
 		return nil
 	}
 	defer k.close()
-	size := min(c.args[2], 1<<16)
-	buf := make([]byte, size)
-	n, from, err := c.receive(k, buf, flags)
-	if err != nil {
+	if s.leave(k, flags) {
+		c.proceed()
+		return nil
+	}
+	r := &received{data: make([]byte, min(c.args[2], maxPayload))}
+	if err := c.receive(k, r, flags, time.Time{}); err != nil {
 		return err
 	}
-	addr := appendInet(nil, k.domain, s.udp.source(k, addrPort(from)))
-	if err := c.write(c.args[1], buf[:min(n, len(buf))]); err != nil {
+	if err := c.write(c.args[1], r.data[:min(r.n, len(r.data))]); err != nil {
 		return err
 	}
-	if err := c.writeAddress(addr); err != nil {
+	if err := c.writeAddress(s.udp.name(k, r)); err != nil {
 		return err
 	}
-	c.result(int64(n), 0)
+	c.result(int64(r.n), 0)
 	return nil
+}
+
+// leave reports whether a datagram is for the kernel to receive: one that is
+// there, though we know of nothing that the socket has sent by us. While none is
+// there, that may change.
+func (s *supervisor) leave(k *socket, flags int) bool {
+	if flags&unix.MSG_ERRQUEUE != 0 {
+		return true
+	}
+	if s.udp.knows(k) {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, 0)
+	return n != 0 || err != nil
 }
 
 // knows reports whether a socket has an association.
@@ -368,6 +397,11 @@ func (s *associations) knows(k *socket) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.of(k) != nil
+}
+
+// name returns the struct sockaddr of whom a datagram is from.
+func (s *associations) name(k *socket, r *received) []byte {
+	return appendInet(nil, k.domain, s.source(k, addrPort(r.from)))
 }
 
 // source returns whom a datagram is from that came from the address from.
@@ -382,26 +416,37 @@ func (s *associations) source(k *socket, from netip.AddrPort) netip.AddrPort {
 	return from
 }
 
-// receive waits for a datagram as the caller's own call would.
-func (c *call) receive(k *socket, buf []byte, flags int) (n int, from unix.Sockaddr, err error) {
+// received is a datagram that was received, and the room for it.
+type received struct {
+	data, control []byte
+	n, controlLen int // of those, what was used; n may be more than there is room for
+	flags         int
+	from          unix.Sockaddr
+}
+
+// receive waits for a datagram as the caller's own call would, but not beyond
+// deadline if there is one.
+func (c *call) receive(k *socket, r *received, flags int, deadline time.Time) (err error) {
 	wait := flags&unix.MSG_DONTWAIT == 0 && !k.nonblocking()
-	var deadline time.Time
 	if tv, err := unix.GetsockoptTimeval(k.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO); err == nil && tv.Nano() > 0 {
-		deadline = time.Now().Add(time.Duration(tv.Nano()))
+		if until := time.Now().Add(time.Duration(tv.Nano())); deadline.IsZero() || until.Before(deadline) {
+			deadline = until
+		}
 	}
+	flags = flags&^(unix.MSG_WAITALL|unix.MSG_WAITFORONE) | unix.MSG_DONTWAIT
 	for {
-		n, from, err = unix.Recvfrom(k.fd, buf, flags&^unix.MSG_WAITALL|unix.MSG_DONTWAIT)
+		r.n, r.controlLen, r.flags, r.from, err = unix.Recvmsg(k.fd, r.data, r.control, flags)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != unix.EAGAIN:
-			return n, from, err
+			return err
 		case !wait || !deadline.IsZero() && time.Now().After(deadline):
-			return 0, nil, unix.EAGAIN
+			return unix.EAGAIN
 		case !c.valid():
-			return 0, nil, unix.ESRCH
+			return unix.ESRCH
 		case c.signalled():
-			return 0, nil, unix.EINTR
+			return unix.EINTR
 		}
 		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
 	}

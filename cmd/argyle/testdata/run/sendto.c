@@ -28,6 +28,39 @@ static int back(int fd, const char *sent)
 	return 1;
 }
 
+/* the same by recvmsg and recvmmsg, into two pieces each */
+static int backs(int fd, const char *sent, int n)
+{
+	struct sockaddr_in from[2] = {0};
+	char head[2][3], tail[2][64];
+	struct iovec parts[2][2];
+	struct mmsghdr m[2];
+	int i, got;
+
+	memset(m, 0, sizeof m);
+	memset(tail, 0, sizeof tail);
+	for (i = 0; i < 2; i++) {
+		parts[i][0] = (struct iovec){head[i], sizeof head[i]};
+		parts[i][1] = (struct iovec){tail[i], sizeof tail[i] - 1};
+		m[i].msg_hdr = (struct msghdr){.msg_name = &from[i], .msg_namelen = sizeof from[i], .msg_iov = parts[i], .msg_iovlen = 2};
+	}
+	if (n == 1) {
+		m[0].msg_len = recvmsg(fd, &m[0].msg_hdr, 0);
+		got = 1;
+	} else {
+		got = recvmmsg(fd, m, n, 0, NULL);
+	}
+	for (i = 0; i < n; i++) {
+		if (i >= got || m[i].msg_len != strlen(sent) || memcmp(head[i], sent, 3) != 0 || strcmp(tail[i], sent + 3) != 0 ||
+		    m[i].msg_hdr.msg_namelen != sizeof from[i] || from[i].sin_addr.s_addr != dest.sin_addr.s_addr || from[i].sin_port != dest.sin_port) {
+			fprintf(stderr, "%s: %d of %d, the last of %d bytes from %s\n", sent, got, n, m[i].msg_len, inet_ntoa(from[i].sin_addr));
+			return 0;
+		}
+		puts(sent);
+	}
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct timeval patience = {.tv_sec = 10};
@@ -47,14 +80,14 @@ int main(int argc, char **argv)
 	memset(messages, 0, sizeof messages);
 	part[0] = (struct iovec){"sendmsg", 7};
 	messages[0].msg_hdr = (struct msghdr){.msg_name = &dest, .msg_namelen = sizeof dest, .msg_iov = part, .msg_iovlen = 1};
-	if (sendmsg(fd, &messages[0].msg_hdr, 0) != 7 || !back(fd, "sendmsg"))
+	if (sendmsg(fd, &messages[0].msg_hdr, 0) != 7 || !backs(fd, "sendmsg", 1))
 		return 1;
 
 	part[0] = (struct iovec){"sendmmsg", 8};
 	part[1] = (struct iovec){"sendmmsg", 8};
 	for (i = 0; i < 2; i++)
 		messages[i].msg_hdr = (struct msghdr){.msg_name = &dest, .msg_namelen = sizeof dest, .msg_iov = &part[i], .msg_iovlen = 1};
-	if (sendmmsg(fd, messages, 2, 0) != 2 || !back(fd, "sendmmsg") || !back(fd, "sendmmsg"))
+	if (sendmmsg(fd, messages, 2, 0) != 2 || !backs(fd, "sendmmsg", 2))
 		return 1;
 
 	if (connect(fd, (struct sockaddr *)&dest, sizeof dest) != 0 || send(fd, "send", 4, 0) != 4 || !back(fd, "send"))
