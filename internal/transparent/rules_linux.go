@@ -115,8 +115,8 @@ func lacking(err error) error {
 // reads is passed by.
 func (r *Rules) hold(b *builder, queue []expr.Any) {
 	c := b.prerouting("hold", *nftables.ChainPriorityMangle-1)
+	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
 	b.rule(c, l4proto(protoTCP, expr.CmpOpNeq), acceptPacket())
-	b.rule(c, tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
 	r.from(func(from ...[]expr.Any) {
 		b.rule(c, append(from, dport(53), queue)...)
 		for _, p := range r.Except {
@@ -140,6 +140,9 @@ func (r *Rules) from(add func(from ...[]expr.Any)) {
 // divert rejects the SYNs that a verdict has marked, and leads the rest here.
 func (r *Rules) divert(b *builder, own *nftables.Chain) {
 	c := b.prerouting("divert", *nftables.ChainPriorityMangle)
+	// A connection that is there has a socket, which the kernel finds by
+	// itself, as every address is the namespace's.
+	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
 	b.rule(c, mark(markRefused), l4proto(protoTCP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_TCP_RST, 0))
 	b.rule(c, mark(markHostUnreachable), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_HOST_UNREACH))
 	b.rule(c, mark(markNetUnreachable), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_NO_ROUTE))
@@ -160,7 +163,6 @@ func (r *Rules) take(b *builder, c *nftables.Chain) {
 			rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 	}
 	r.tproxy(b, c)
-	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
 	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_TCP_RST, 0))
 	b.rule(c, l4proto(protoUDP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 	b.rule(c, rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
