@@ -16,7 +16,7 @@ import (
 
 func main() {
 	becomeChild()
-	os.Exit(run(os.Args[1:]))
+	os.Exit(run(ownArgs()))
 }
 
 // run executes the command line and returns the exit status: 1 for a failure,
