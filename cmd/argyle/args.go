@@ -34,10 +34,9 @@ func ownArgs() []string {
 // passwordIn returns where in an argument, of which before are those before it,
 // the password of a proxy URL is; nowhere if from is to.
 func passwordIn(before []string, arg string) (from, to int) {
-	url := -1
+	url := 0
 	switch {
 	case len(before) > 0 && (before[len(before)-1] == "-x" || before[len(before)-1] == "--proxy"):
-		url = 0
 	case strings.HasPrefix(arg, "--proxy="):
 		url = len("--proxy=")
 	case strings.HasPrefix(arg, "-x"):

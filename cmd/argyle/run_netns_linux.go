@@ -124,7 +124,6 @@ func (r *runner) lookupspace(ctx context.Context, device, try bool) (status proc
 		Hook:    plan,
 		TUN:     device,
 		WaitAll: r.wait == waitAll,
-		Log:     r.log,
 	})
 	if err != nil {
 		if lacks(err) {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -38,9 +37,6 @@ type Config struct {
 
 	// WaitAll makes [World.Run] wait for what the program leaves behind.
 	WaitAll bool
-
-	// Log takes what is worth telling an operator; nil discards it.
-	Log *slog.Logger
 }
 
 // A World is the namespaces, and the child of ours in them.

@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,9 +29,6 @@ func TestPasswordIn(t *testing.T) {
 
 // TestHiddenArguments sees that others on the host cannot read the password, and that it is used nevertheless.
 func TestHiddenArguments(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("it looks in /proc")
-	}
 	s := startServer(t, "--users", usersFile(t))
 	dest := website(t, "127.0.0.1:0")
 	host, port, _ := strings.Cut(dest, ":")
