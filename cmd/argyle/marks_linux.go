@@ -3,8 +3,8 @@ package main
 // The numbers by which this host's routing and firewall know us. All commands
 // have them here, so that no two use one for different things.
 const (
-	// markOwn is the mark of our own sockets: what carries it is never taken.
-	markOwn = 0x61726779
+	// ownMark is the mark of our own sockets: what carries it is never taken.
+	ownMark = 0x61726779
 
 	// Of argyle tun: a table of routes for all traffic, one for look-ups, and the
 	// first of its rules' priorities.

@@ -118,7 +118,7 @@ func TestQueued(t *testing.T) {
 }
 
 func TestVerdictMessage(t *testing.T) {
-	for _, v := range []verdict{accept(), drop(), reject(markHostUnreachable)} {
+	for _, v := range []verdict{accept(), drop(), rejectBy(markHostUnreachable)} {
 		b := appendVerdict(nil, 7, 0x01020304, v)
 		kind, body, rest, ok := nextMessage(b)
 		if !ok || kind != msgVerdict || len(rest) != 0 {

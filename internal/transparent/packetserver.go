@@ -34,11 +34,11 @@ type PacketServer struct {
 	Name func(netip.Addr) (name string, fake bool)
 
 	// Reply opens a socket that sends from src. The server keeps it for a
-	// while, and closes it. Needed if Dest is zero.
+	// while, and closes it. Needed if Dest is zero, unless there is Send.
 	Reply func(src netip.AddrPort) (*net.UDPConn, error)
 
-	// Send, if not nil, sends a datagram in place of what Reply opens, and
-	// reports whether it has gone.
+	// Send, if not nil, sends a datagram for which Reply is nil, or has no
+	// socket, and reports whether it has gone.
 	Send func(src, dst netip.AddrPort, payload []byte) bool
 
 	// DNS, if not nil, gives the answer to a query that client sends to port
@@ -297,8 +297,11 @@ func (s *PacketServer) query(p packet) {
 
 // send sends datagrams from src and says how many have gone.
 func (s *PacketServer) send(src netip.AddrPort, ms []udp.Message) (sent int) {
-	if s.Send == nil {
-		return s.replies.send(src, ms)
+	if s.Reply != nil {
+		sent = s.replies.send(src, ms)
+	}
+	if s.Send == nil || sent > 0 {
+		return sent
 	}
 	for _, m := range ms {
 		if s.Send(src, m.Addr, m.Payload) {

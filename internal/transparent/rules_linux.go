@@ -48,35 +48,42 @@ func (r *Rules) Install() error {
 	if !r.Hold {
 		return r.install(nil)
 	}
+	return installQueue(r.Queue, r.install, r.Remove)
+}
+
+// installQueue installs rules by the way to queue that the system has.
+func installQueue(num uint16, install func(queue *part) error, remove func() error) error {
 	// The two ways to queue do the same, and most kernels have both. A
 	// failure costs the kernel 10 to 20 ms, an eternity for `argyle run`;
 	// small kernels are more often without nft_queue.
-	err := r.install(queueCompat(r.Queue))
+	compat, native := queueCompat(num), queueNative(num)
+	err := install(&compat)
 	if errors.Is(err, ErrNoTPROXY) {
-		err = r.install(queueNative(r.Queue))
+		err = install(&native)
 	}
 	if !errors.Is(err, ErrNoTPROXY) {
 		return err
 	}
 	// Who is to blame, the queue or TPROXY?
-	if r.install(nil) != nil {
+	if install(nil) != nil {
 		return err
 	}
-	if err := r.Remove(); err != nil {
+	if err := remove(); err != nil {
 		return err
 	}
 	return fmt.Errorf("install rules: %w", ErrNoQueue)
 }
 
 // install puts the rules in force with a way to queue, nil for none.
-func (r *Rules) install(queue []expr.Any) error {
+func (r *Rules) install(queue *part) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("install rules: %w", err)
 	}
-	b := &builder{conn: conn, table: conn.AddTable(&nftables.Table{Name: r.Table, Family: nftables.TableFamilyINet})}
+	b := newBuilder(conn, r.Table)
+	conn.AddTable(b.table)
 	if queue != nil {
-		r.hold(b, queue)
+		r.hold(b, *queue)
 	}
 	r.divert(b, r.own(b))
 	return lacking(conn.Flush())
@@ -113,11 +120,11 @@ func lacking(err error) error {
 
 // hold queues SYNs before the rules of divert see them. A queue that nobody
 // reads is passed by.
-func (r *Rules) hold(b *builder, queue []expr.Any) {
-	c := b.prerouting("hold", *nftables.ChainPriorityMangle-1)
-	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
+func (r *Rules) hold(b *builder, queue part) {
+	c := b.base("hold", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle-1)
+	b.rule(c, isSYN(expr.CmpOpNeq), acceptPacket())
 	b.rule(c, l4proto(protoTCP, expr.CmpOpNeq), acceptPacket())
-	r.from(func(from ...[]expr.Any) {
+	r.from(func(from ...part) {
 		b.rule(c, append(from, dport(53), queue)...)
 		for _, p := range r.Except {
 			b.rule(c, append(from, addr(daddr, p), acceptPacket())...)
@@ -127,7 +134,7 @@ func (r *Rules) hold(b *builder, queue []expr.Any) {
 }
 
 // from adds the rules of add once for each prefix of From.
-func (r *Rules) from(add func(from ...[]expr.Any)) {
+func (r *Rules) from(add func(from ...part)) {
 	if len(r.From) == 0 {
 		add()
 		return
@@ -139,18 +146,16 @@ func (r *Rules) from(add func(from ...[]expr.Any)) {
 
 // divert rejects the SYNs that a verdict has marked, and leads the rest here.
 func (r *Rules) divert(b *builder, own *nftables.Chain) {
-	c := b.prerouting("divert", *nftables.ChainPriorityMangle)
+	c := b.base("divert", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle)
 	// A connection that is there has a socket, which the kernel finds by
 	// itself, as every address is the namespace's.
-	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), tcpFlags(flagsMask, flagsSYN, expr.CmpOpNeq), acceptPacket())
-	b.rule(c, mark(markRefused), l4proto(protoTCP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_TCP_RST, 0))
-	b.rule(c, mark(markHostUnreachable), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_HOST_UNREACH))
-	b.rule(c, mark(markNetUnreachable), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_NO_ROUTE))
+	b.rule(c, isSYN(expr.CmpOpNeq), acceptPacket())
+	b.rejectVerdicts(c)
 	take := b.chain("take")
 	for _, p := range r.Except {
-		b.rule(c, addr(daddr, p), jump(expr.VerdictGoto, own.Name))
+		b.rule(c, addr(daddr, p), gotoChain(own.Name))
 	}
-	r.from(func(from ...[]expr.Any) { b.rule(c, append(from, jump(expr.VerdictGoto, take.Name))...) })
+	r.from(func(from ...part) { b.rule(c, append(from, gotoChain(take.Name))...) })
 	r.take(b, take)
 }
 
@@ -159,38 +164,19 @@ func (r *Rules) divert(b *builder, own *nftables.Chain) {
 // would answer for the whole world.
 func (r *Rules) take(b *builder, c *nftables.Chain) {
 	if r.RejectUDP {
-		b.rule(c, l4proto(protoUDP, expr.CmpOpEq), not(dport(53)),
-			rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
+		b.rule(c, portOf(protoUDP, 53, expr.CmpOpNeq), reject(unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 	}
-	r.tproxy(b, c)
-	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_TCP_RST, 0))
-	b.rule(c, l4proto(protoUDP, expr.CmpOpEq), rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
-	b.rule(c, rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
+	b.tproxy(c, r.TCP, r.UDP)
+	b.refuse(c)
 }
 
 // own is for packets to the namespace itself: DNS is ours, answers from port 53
 // are not; our sockets are for nobody who knows their port.
 func (r *Rules) own(b *builder) *nftables.Chain {
 	c := b.chain("own")
-	b.rule(c, l4proto(protoTCP, expr.CmpOpEq), dport(r.TCP), tcpFlags(flagsMask, flagsSYN, expr.CmpOpEq),
-		rejectWith(unix.NFT_REJECT_TCP_RST, 0))
-	b.rule(c, l4proto(protoUDP, expr.CmpOpEq), dport(r.UDP),
-		rejectWith(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
+	b.rule(c, portOf(protoTCP, r.TCP, expr.CmpOpEq), isSYN(expr.CmpOpEq), rejectTCP())
+	b.rule(c, portOf(protoUDP, r.UDP, expr.CmpOpEq), reject(unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 	b.rule(c, sport(53), acceptPacket())
-	r.tproxy(b, c, dport(53))
+	b.tproxy(c, r.TCP, r.UDP, dport(53))
 	return c
-}
-
-// tproxy leads what matches to our sockets, if they are there.
-func (r *Rules) tproxy(b *builder, c *nftables.Chain, match ...[]expr.Any) {
-	for _, proto := range []byte{protoTCP, protoUDP} {
-		port := r.TCP
-		if proto == protoUDP {
-			port = r.UDP
-		}
-		for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-			b.rule(c, append([][]expr.Any{nfproto(family), l4proto(proto, expr.CmpOpEq)},
-				append(match, tproxyTo(family, port), acceptPacket())...)...)
-		}
-	}
 }

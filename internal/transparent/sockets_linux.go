@@ -91,3 +91,13 @@ func setOrigDst(fd, family int) error {
 	}
 	return os.NewSyscallError("setsockopt IP_RECVORIGDSTADDR", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1))
 }
+
+// SetMark sets the mark of the packets that a socket sends (SO_MARK), and of
+// those of the connections that it accepts, which takes CAP_NET_ADMIN.
+func SetMark(raw syscall.RawConn, mark uint32) error {
+	var err error
+	ctrlErr := raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
+	})
+	return errors.Join(ctrlErr, err)
+}

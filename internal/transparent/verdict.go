@@ -36,17 +36,17 @@ func drop() verdict { return verdict{code: nfDrop} }
 // accept lets the system finish the handshake.
 func accept() verdict { return verdict{code: nfAccept} }
 
-func reject(mark uint32) verdict { return verdict{code: nfAccept, mark: mark} }
+func rejectBy(mark uint32) verdict { return verdict{code: nfAccept, mark: mark} }
 
 // verdictFor returns what tells a client of err.
 func verdictFor(err error) verdict {
 	switch Errno(err) {
 	case syscall.ECONNREFUSED:
-		return reject(markRefused)
+		return rejectBy(markRefused)
 	case syscall.ENETUNREACH:
-		return reject(markNetUnreachable)
+		return rejectBy(markNetUnreachable)
 	case syscall.EHOSTUNREACH:
-		return reject(markHostUnreachable)
+		return rejectBy(markHostUnreachable)
 	}
 	return drop()
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func TestVerdictFor(t *testing.T) {
-	refused, host, network := reject(markRefused), reject(markHostUnreachable), reject(markNetUnreachable)
+	refused, host, network := rejectBy(markRefused), rejectBy(markHostUnreachable), rejectBy(markNetUnreachable)
 	for _, test := range []struct {
 		err  error
 		want verdict
