@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,7 +34,8 @@ type capture struct {
 
 	running sync.WaitGroup // of checks
 	closers []func() error
-	failed  chan error // what ends the program
+	undo    []func() error // of what sessions need as long as they live
+	failed  chan error     // what ends the program; nil for a good end
 }
 
 // captureFlags are the flags of the commands that have a capture.
@@ -140,9 +142,11 @@ func noProxyRule(list string) (config.Rule, bool) {
 func (c *capture) open(file *config.File, f *captureFlags, pool fakedns.Options) (err error) {
 	c.failed = make(chan error, 1)
 	policy := capturePolicy{c.world}
-	resolver, err := argyle.ParseAddr(f.resolver)
-	if err != nil {
-		return err
+	var resolver argyle.Addr
+	if f.resolver != "" {
+		if resolver, err = argyle.ParseAddr(f.resolver); err != nil {
+			return err
+		}
 	}
 	if c.names, err = openNames(f.dns, pool, resolver, policy, c.log); err != nil {
 		return err
@@ -163,6 +167,11 @@ func (c *capture) open(file *config.File, f *captureFlags, pool fakedns.Options)
 func (c *capture) close() {
 	c.closeServers()
 	_ = c.proxy.Close() // it waits for its sessions, nothing can fail
+	for _, undo := range slices.Backward(c.undo) {
+		if err := undo(); err != nil {
+			c.log.Error("something is left behind", "err", err)
+		}
+	}
 	c.world.now.Load().stopWays()
 	c.running.Wait()
 	c.names.close()
@@ -280,3 +289,6 @@ func (c *capture) moved() (sum int64) {
 	}
 	return sum
 }
+
+// thisHost is the client of calls that no address is known of.
+var thisHost = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)

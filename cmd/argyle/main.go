@@ -96,6 +96,7 @@ func rootCommand() *cobra.Command {
 		serveCommand(common),
 		runCommand(common),
 		connectCommand(common),
+		forwardCommand(common),
 		checkCommand(common),
 		explainCommand(common),
 		passwdCommand(),

@@ -237,6 +237,3 @@ func (c *supervisedCall) Accept(net.Addr) (net.Conn, error) { return c.conn.Acce
 
 // Reject lets connect fail.
 func (c *supervisedCall) Reject(reason error) { c.conn.Reject(reason) }
-
-// thisHost is the client of calls that no address is known of.
-var thisHost = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)

@@ -35,6 +35,7 @@ func (c *checker) has(path string) bool { return c.f.source.has(path) }
 
 func (c *checker) file() {
 	c.listeners()
+	c.forwards()
 	c.tls()
 	c.emptyLists()
 	c.upstreams()
@@ -270,6 +271,9 @@ func (c *checker) checkHostPort(path, s string) {
 	}
 }
 
+// commandInbounds are the ways in of commands that have no listeners of their own.
+var commandInbounds = []string{"run", "redirect", "tun", "gateway", "dns"}
+
 func (c *checker) listenerExists(path, listener string) {
 	names := []string{"127.0.0.1:1080", "[::1]:1080"} // without listen
 	if len(c.f.Listen) > 0 {
@@ -278,7 +282,11 @@ func (c *checker) listenerExists(path, listener string) {
 	for i := range c.f.Listen {
 		names = append(names, c.f.Listen[i].name())
 	}
-	if !slices.Contains(names, listener) && !c.incomplete("listen") {
+	for i := range c.f.Forward {
+		names = append(names, c.f.Forward[i].name())
+	}
+	names = append(names, commandInbounds...)
+	if !slices.Contains(names, listener) && !c.incomplete("listen") && !c.incomplete("forward") {
 		c.fail(path, "no listener %q%s", listener, didYouMean(listener, names))
 	}
 }

@@ -33,6 +33,7 @@ type File struct {
 	Timeouts     Timeouts            `yaml:"timeouts" doc:"how long things may take where a rule says nothing else"`
 	State        string              `yaml:"state" doc:"directory for what must outlive a restart: the quotas"`
 	Reload       Reload              `yaml:"reload" doc:"what a new configuration does to sessions"`
+	Forward      []Forward           `yaml:"forward" doc:"what argyle forward carries, as tcp/5432=db.lan:5432"`
 	Drain        *Duration           `yaml:"drain" doc:"how long SIGTERM waits for sessions; 30s if absent"`
 	Tests        []Test              `yaml:"tests" doc:"requests and what must be decided about them; one that fails refuses the file"`
 
@@ -46,6 +47,12 @@ type Listener struct {
 	Auth          []Auth    `yaml:"auth" doc:"how clients may make themselves known here: none, password, certificate, uid; if absent: password where there are users, certificate where there is a client CA, else none"`
 	ProxyProtocol []Network `yaml:"proxy-protocol" doc:"networks whose connections begin with a PROXY header, version 1 or 2, that tells the client's address"`
 	Mode          FileMode  `yaml:"mode" doc:"of a unix socket, such as 0660"`
+}
+
+// Forward is one of argyle forward.
+type Forward struct {
+	Spec ForwardSpec `yaml:"spec" short:"true" doc:"tcp/[HOST:]PORT=HOST:PORT, udp/[HOST:]PORT=HOST:PORT, unix:/PATH=HOST:PORT, stdio=HOST:PORT or bind/HOST:PORT=HOST:PORT"`
+	Name string      `yaml:"name" doc:"what rules and logs call it; what is before the = if absent"`
 }
 
 // TLS is the server's certificate.

@@ -114,7 +114,7 @@ func FuzzScalars(f *testing.F) {
 	types := []reflect.Type{
 		reflect.TypeFor[Network](), reflect.TypeFor[Duration](), reflect.TypeFor[Bandwidth](), reflect.TypeFor[Rate](),
 		reflect.TypeFor[Quota](), reflect.TypeFor[Ports](), reflect.TypeFor[Days](), reflect.TypeFor[Span](),
-		reflect.TypeFor[FileMode](), reflect.TypeFor[Moment](), reflect.TypeFor[Pick](), reflect.TypeFor[ProxyURL](),
+		reflect.TypeFor[FileMode](), reflect.TypeFor[ForwardSpec](), reflect.TypeFor[Moment](), reflect.TypeFor[Pick](), reflect.TypeFor[ProxyURL](),
 	}
 	for _, text := range []string{
 		"10.0.0.0/8", "2001:db8::1", "1h30m", "7d", "off", "10Mbit/s", "1.5MiB/s", "10/s", "5/10s", "10GB/day", "80-90", "fri-mon",

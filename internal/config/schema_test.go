@@ -81,9 +81,13 @@ func TestPatterns(t *testing.T) {
 		"Days":      {[]string{"mon", "Mon-Fri"}, []string{"", "monday", "mon-"}},
 		"Span":      {[]string{"08:00-18:00", "00:00-24:00"}, []string{"", "8:00-18:00", "24:00-08:00", "08:00-18:60"}},
 		"Moment":    {[]string{"2026-11-23 09:30"}, []string{"", "2026-11-23", "tomorrow"}},
-		"FileMode":  {[]string{"0660", "660", "0o600"}, []string{"", "0680", "rw"}},
-		"Network":   {[]string{"10.0.0.0/8", "2001:db8::/32", "192.0.2.1"}, []string{"", "all", "10.0.0.0/"}},
-		"Addr":      {[]string{"10.0.0.1", "2001:db8::1", "fe80::1%eth0"}, []string{"", "example"}},
+		"ForwardSpec": {
+			[]string{"tcp/5=a:1", "tcp/[::1]:5=[2001:db8::1]:1", "udp/h:5=a:1", "unix:/p=a:1", "stdio=a:1", "bind/0.0.0.0:0=unix:/p"},
+			[]string{"", "5=a:1", "tls/5=a:1", "tcp5=a:1"},
+		},
+		"FileMode": {[]string{"0660", "660", "0o600"}, []string{"", "0680", "rw"}},
+		"Network":  {[]string{"10.0.0.0/8", "2001:db8::/32", "192.0.2.1"}, []string{"", "all", "10.0.0.0/"}},
+		"Addr":     {[]string{"10.0.0.1", "2001:db8::1", "fe80::1%eth0"}, []string{"", "example"}},
 	} {
 		def := v.defs[name]
 		for _, text := range texts.good {
