@@ -97,6 +97,7 @@ func rootCommand() *cobra.Command {
 		runCommand(common),
 		connectCommand(common),
 		forwardCommand(common),
+		redirectCommand(common),
 		checkCommand(common),
 		explainCommand(common),
 		passwdCommand(),

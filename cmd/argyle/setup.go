@@ -49,6 +49,14 @@ type world struct {
 	// control, if not nil, prepares every socket of a way out and of the
 	// resolver, as net.Dialer.Control does.
 	control controlFunc
+
+	// dial, if not nil, makes the connections of the resolver in place of a
+	// net.Dialer with control.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// looking, if not nil, is told of every name that is looked up here; what it
+	// returns is called when that is done.
+	looking func(name string) (done func())
 }
 
 // isOwn reports whether an address is one of our listeners.
@@ -78,7 +86,7 @@ func (w *world) build(file *config.File, old *setup) (*setup, error) {
 	}
 	check(set.openUsers(w, old))
 	check(set.openTLS())
-	check(set.makeResolver(w.control))
+	check(set.makeResolver(w))
 	check(set.makeWays(w, old))
 	check(set.makePolicy(w))
 	if len(errs) > 0 {
@@ -127,7 +135,7 @@ func (set *setup) openTLS() (err error) {
 }
 
 // makeResolver makes what looks names up.
-func (set *setup) makeResolver(control controlFunc) error {
+func (set *setup) makeResolver(w *world) error {
 	f := set.file.Names
 	prefer, err := names.ParsePreference(string(f.Prefer))
 	if err != nil {
@@ -139,8 +147,8 @@ func (set *setup) makeResolver(control controlFunc) error {
 		CacheSize: f.Cache.Size,
 		MaxTTL:    f.Cache.MaxTTL.Duration(),
 	}
-	if control != nil {
-		set.resolver.Dial = (&net.Dialer{Control: control}).DialContext
+	if set.resolver.Dial = w.dial; w.dial == nil && w.control != nil {
+		set.resolver.Dial = (&net.Dialer{Control: w.control}).DialContext
 	}
 	var errs []error
 	parse := func(path string, texts []string) (servers []names.Server) {
@@ -165,6 +173,9 @@ func (set *setup) makeResolver(control controlFunc) error {
 
 // LookupNetIP asks the resolver of the setup in force.
 func (w *world) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if w.looking != nil {
+		defer w.looking(host)()
+	}
 	return w.now.Load().resolver.LookupNetIP(ctx, network, host)
 }
 

@@ -143,7 +143,7 @@ func FuzzReverse(f *testing.F) {
 	f.Add("1.2.0.192.in-addr.arpa", []byte{192, 0, 2, 1})
 	f.Add("f.f.ip6.arpa", bytes.Repeat([]byte{0x2f}, 16))
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
-		if zone, ok := reverseZone(name); ok && zone != zone.Masked() {
+		if zone, ok := ReverseZone(name); ok && zone != zone.Masked() {
 			t.Errorf("%q is about %v", name, zone)
 		}
 		addr, ok := netip.AddrFromSlice(b)
@@ -154,7 +154,7 @@ func FuzzReverse(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if zone, ok := reverseZone(own[:len(own)-1]); !ok || zone != netip.PrefixFrom(addr, addr.BitLen()) {
+		if zone, ok := ReverseZone(own[:len(own)-1]); !ok || zone != netip.PrefixFrom(addr, addr.BitLen()) {
 			t.Errorf("%s is about %v", own, zone)
 		}
 	})

@@ -19,7 +19,7 @@ func (s *Server) resolve(ctx context.Context, q question) answer {
 	if a, ok := s.special(q); ok {
 		return a
 	}
-	if zone, ok := reverseZone(q.name); ok {
+	if zone, ok := ReverseZone(q.name); ok {
 		return s.reverse(ctx, q, zone)
 	}
 	switch q.Qtype {

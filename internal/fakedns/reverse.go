@@ -9,9 +9,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// reverseZone returns the network that a name of a reverse zone is about. If
-// the name is below that of an address, it is the address.
-func reverseZone(name string) (zone netip.Prefix, ok bool) {
+// ReverseZone returns the network that a name of a reverse zone is about, in lower
+// case and without its final dot. If the name is below that of an address, it is
+// the address.
+func ReverseZone(name string) (zone netip.Prefix, ok bool) {
 	if rest, found := strings.CutSuffix(name, "in-addr.arpa"); found && within(name, "in-addr.arpa") {
 		return reversePrefix(rest, 10, 8, 4)
 	}

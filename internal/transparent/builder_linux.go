@@ -51,6 +51,8 @@ func priorityWords(hook *nftables.ChainHook, p nftables.ChainPriority) string {
 		return "mangle"
 	case p == *nftables.ChainPriorityMangle-1:
 		return "mangle - 1"
+	case p == *nftables.ChainPriorityMangle-2:
+		return "mangle - 2"
 	case p == *nftables.ChainPriorityNATDest && hook == nftables.ChainHookPrerouting:
 		return "dstnat"
 	}

@@ -152,7 +152,7 @@ func (r *HostRules) build(b *hostBuilder, queue *part) {
 	r.route(b, queue)
 	r.divert(b, queue != nil)
 	if r.Local {
-		r.output(b)
+		r.output(b, queue)
 	}
 	if r.RedirectTCP != 0 {
 		r.redirect(b)
@@ -190,7 +190,7 @@ func (r *HostRules) outside(b *hostBuilder, c, mine *nftables.Chain) {
 	b.rule(c, toUnreachable(), gotoChain(mine.Name))
 }
 
-// route looks at what comes in, and has the SYNs wait.
+// route looks at what comes in, and has the SYNs of others wait.
 func (r *HostRules) route(b *hostBuilder, queue *part) {
 	c := b.base("route", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle-1)
 	b.rule(c, mark(r.Own), acceptPacket())
@@ -199,7 +199,7 @@ func (r *HostRules) route(b *hostBuilder, queue *part) {
 		b.rule(c, iifname(link, expr.CmpOpEq), jumpTo("wanted"))
 	}
 	if queue != nil {
-		b.rule(c, mark(r.Mark), isSYN(expr.CmpOpEq), *queue)
+		b.rule(c, iifname("lo", expr.CmpOpNeq), mark(r.Mark), isSYN(expr.CmpOpEq), *queue)
 	}
 }
 
@@ -259,24 +259,46 @@ func (r *HostRules) keepPorts(b *hostBuilder, c *nftables.Chain) {
 
 // output looks at what the programs of this host send. A packet whose mark has
 // changed there is routed once more.
-func (r *HostRules) output(b *hostBuilder) {
+func (r *HostRules) output(b *hostBuilder, queue *part) {
+	if queue != nil {
+		r.holdOutput(b, *queue)
+	}
 	c := b.base("output", nftables.ChainTypeRoute, nftables.ChainHookOutput, *nftables.ChainPriorityMangle)
 	b.rule(c, mark(r.Own), acceptPacket())
-	all := true
+	if queue != nil {
+		b.rejectVerdicts(c)
+	}
+	r.programs(b, func(parts ...part) { b.rule(c, append(parts, gotoChain("wanted"))...) })
+}
+
+// holdOutput has the SYNs of programs wait before they are routed to us: those
+// that seem to come from elsewhere could not be told that a host is unreachable.
+// The mark that says so is taken off again, since it has to change in output.
+func (r *HostRules) holdOutput(b *hostBuilder, queue part) {
+	c := b.base("hold", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityMangle-2)
+	b.rule(c, mark(r.Own), acceptPacket())
+	b.rule(c, l4proto(protoTCP, expr.CmpOpNeq), acceptPacket())
+	b.rule(c, isSYN(expr.CmpOpNeq), acceptPacket())
+	r.programs(b, func(parts ...part) { b.rule(c, append(parts, jumpTo("wanted"))...) })
+	b.rule(c, mark(r.Mark), queue)
+	c = b.base("held", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityMangle-1)
+	b.rule(c, mark(r.Mark), setMark(0))
+}
+
+// programs adds a rule for each way to be one of the programs whose packets are
+// taken.
+func (r *HostRules) programs(b *hostBuilder, add func(parts ...part)) {
 	for _, uid := range r.UIDs {
-		b.rule(c, ofUser(uid), gotoChain("wanted"))
-		all = false
+		add(ofUser(uid))
 	}
 	for _, gid := range r.GIDs {
-		b.rule(c, ofGroup(gid), gotoChain("wanted"))
-		all = false
+		add(ofGroup(gid))
 	}
 	for _, g := range b.cgroups {
-		b.rule(c, ofCgroup(g), gotoChain("wanted"))
-		all = false
+		add(ofCgroup(g))
 	}
-	if all {
-		b.rule(c, gotoChain("wanted"))
+	if len(r.UIDs)+len(r.GIDs)+len(b.cgroups) == 0 {
+		add()
 	}
 }
 
