@@ -170,7 +170,7 @@ func TestForwardRefused(t *testing.T) {
 	wantReset(t, f.at(t, "tcp/127.0.0.1:0"))
 	_, port, _ := net.SplitHostPort(f.at(t, "tcp/0.0.0.0:0"))
 	roundTrip(t, "tcp", "127.0.0.1:"+port)
-	wantReset(t, outerAddr + ":" + port) // from there, too
+	wantReset(t, outerAddr+":"+port) // from there, too
 	if strings.Contains(f.stderr.String(), "anybody") {
 		t.Errorf("it warns of what --allow has closed:\n%s", f.stderr.String())
 	}

@@ -22,6 +22,7 @@ type lookups struct {
 	pool     *fakedns.Pool   // nil but for dnsFake
 	server   *fakedns.Server // likewise
 	resolver *askedThrough
+	serving  sync.WaitGroup // of connections
 }
 
 // openNames makes what answers look-ups. What it cannot answer by itself it
@@ -50,6 +51,7 @@ func openNames(mode string, options fakedns.Options, resolver argyle.Addr, polic
 func (n *lookups) close() {
 	if n.server != nil {
 		_ = n.server.Close()
+		n.serving.Wait()
 	}
 	if n.pool != nil {
 		_ = n.pool.Close() // it has no journal that could fail
@@ -111,7 +113,9 @@ func (n *lookups) handler(next argyle.Handler) argyle.Handler {
 		default:
 			if conn, err := call.Accept(nil); err == nil {
 				server := netip.AddrPortFrom(req.Dest.IP, req.Dest.Port)
-				_ = n.server.ServeConn(withResolver(ctx, server), conn) // how it ended is the program's business
+				// The call is answered; the connection may stay for long.
+				ctx := withResolver(context.WithoutCancel(ctx), server)
+				n.serving.Go(func() { _ = n.server.ServeConn(ctx, conn) }) // how it ended is the program's business
 			}
 		}
 	})

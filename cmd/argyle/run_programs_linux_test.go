@@ -32,6 +32,7 @@ var rideTests = []rideTest{
 	{name: "ssh", run: (*runTargets).ssh},
 	{name: "bash", run: (*runTargets).bash},
 	{name: "python", run: (*runTargets).python},
+	{name: "corners", udp: true, run: (*runTargets).corners},
 	{name: "java", run: (*runTargets).runJava},
 	{name: "nmap", run: (*runTargets).nmap},
 	{name: "dig", run: (*runTargets).dig},
@@ -202,11 +203,21 @@ func (x *runTargets) bash(t *testing.T, r *ride) {
 }
 
 func (x *runTargets) python(t *testing.T, r *ride) {
-	source, err := os.ReadFile(os.Getenv(sourceFolder) + "/several.py")
+	same(t, r.ok(t, "python3", "-c", script(t, "several.py"), "http://www.zone.test/", "four.zone.test", "7"), page+"\nall")
+}
+
+func (x *runTargets) corners(t *testing.T, r *ride) {
+	same(t, r.ok(t, "python3", "-c", script(t, "corners.py"), target4, "7", resolver4), "all")
+}
+
+// script returns the text of a program, whose file not every user can read.
+func script(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(os.Getenv(sourceFolder) + "/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, r.ok(t, "python3", "-c", string(source), "http://www.zone.test/", "four.zone.test", "7"), page+"\nall")
+	return string(text)
 }
 
 func (x *runTargets) runJava(t *testing.T, r *ride) {

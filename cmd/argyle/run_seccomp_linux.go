@@ -32,7 +32,14 @@ func (r *runner) runSeccomp(ctx context.Context, try bool) (status process.Statu
 		Argv: argv, Env: plainEnviron(), Connect: s.connect, Packet: s.packets, WaitAll: r.wait == waitAll, Log: r.log,
 	}
 	if answer := r.names.answers(); answer != nil {
-		config.DNS = func(ctx context.Context, conn *net.UDPConn) { serveQueries(ctx, conn, answer) }
+		config.DNS = func(ctx context.Context, conn *net.UDPConn, server netip.AddrPort, mine func(netip.AddrPort) bool) {
+			serveQueries(ctx, conn, func(ctx context.Context, client, _ netip.AddrPort, query []byte) []byte {
+				if !mine(client) {
+					return nil
+				}
+				return answer(ctx, client, server, query)
+			})
+		}
 	}
 	p, err := seccomp.Start(ctx, config)
 	if err != nil {

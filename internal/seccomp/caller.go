@@ -132,21 +132,27 @@ func statusNumber(tid int, field string, base int) (uint64, error) {
 }
 
 // quiet are the signals that do not end a wait: the runtime of Go sends itself
-// SIGURG all the time, and the others are ignored or restart calls by custom.
+// SIGURG all the time, and the others do nothing or restart calls by custom.
 const quiet = 1<<(unix.SIGURG-1) | 1<<(unix.SIGCHLD-1) | 1<<(unix.SIGWINCH-1) |
 	1<<(unix.SIGCONT-1) | 1<<(unix.SIGPROF-1) | 1<<(unix.SIGVTALRM-1)
 
-// signalled reports whether a signal waits for the caller that it has a handler
-// for. Once we have received a notification, the kernel wakes its task only to
-// kill it, and leaves this to us.
+// errRestart ends a call as the kernel does that has a signal to deliver
+// (ERESTARTSYS): the program sees EINTR, or after a handler with SA_RESTART, and
+// when it has been stopped, the call is made again.
+const errRestart = unix.Errno(512)
+
+// signalled reports whether a signal waits for the caller that does something.
+// Once we have received a notification, the kernel wakes its task only for what
+// kills it at once, and leaves the others to us: handlers, what stops it, and
+// what leaves a core.
 func (c *call) signalled() bool {
 	tid := int(c.pid)
-	caught, err := statusNumber(tid, "SigCgt:", 16)
+	ignored, err := statusNumber(tid, "SigIgn:", 16)
 	if err != nil {
 		return false
 	}
 	blocked, _ := statusNumber(tid, "SigBlk:", 16)
 	own, _ := statusNumber(tid, "SigPnd:", 16)
 	shared, _ := statusNumber(tid, "ShdPnd:", 16)
-	return (own|shared)&caught&^blocked&^quiet != 0
+	return (own|shared)&^ignored&^blocked&^quiet != 0
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -36,6 +37,9 @@ func Child() {
 	os.Exit(process.ExitCode(err)) //nolint:revive // this is main
 }
 
+// listenerPrefix is before the number of the listener in the child's message.
+const listenerPrefix = "listener "
+
 // become installs the filter, hands its listener to the parent, waits for its
 // word and executes path.
 func become(path string, argv []string) error {
@@ -43,10 +47,10 @@ func become(path string, argv []string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Sendmsg(childPair, []byte{0}, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL); err != nil {
-		return os.NewSyscallError("sendmsg", err)
+	number := []byte(listenerPrefix + strconv.Itoa(fd))
+	if err := unix.Sendto(childPair, number, unix.MSG_NOSIGNAL, nil); err != nil {
+		return os.NewSyscallError("sendto", err)
 	}
-	unix.Close(fd)
 	var b [1]byte
 	for {
 		n, err := unix.Read(childPair, b[:])
@@ -58,6 +62,7 @@ func become(path string, argv []string) error {
 		}
 		break
 	}
+	unix.Close(fd)
 	process.KeepIgnored()
 	err = unix.Exec(path, argv, os.Environ())
 	if err == unix.ENOEXEC { // a script without #!, which execvp gives to the shell

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ type Conn struct {
 	dest   netip.AddrPort
 	held   *held // nil if the program itself waits
 	done   bool
+	signal atomic.Bool // the program has one to handle
 }
 
 // errGone is returned when there is nobody to be answered any more.
@@ -84,6 +86,12 @@ func (c *Conn) Reject(reason error) {
 		if state := c.socket.state(); state != tcpClose { // Through was here
 			c.socket.disconnect()
 		}
+		if c.signal.Load() {
+			// If connect is not made again, the program looks with
+			// poll and SO_ERROR how it went.
+			c.socket.fault()
+			errno = errRestart
+		}
 		c.call.fail(errno)
 	case c.held.far < 0: // it failed to open
 		c.socket.disconnect()
@@ -120,7 +128,7 @@ func (c *Conn) watch(cancel context.CancelCauseFunc) (stop func()) {
 	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		if c.call.interrupted(quit) {
+		if c.call.interrupted(quit, &c.signal) {
 			cancel(errGone)
 		}
 	}()
@@ -130,9 +138,9 @@ func (c *Conn) watch(cancel context.CancelCauseFunc) (stop func()) {
 	}
 }
 
-// interrupted waits until the caller is killed or has a signal to handle, and
-// reports true then, or until quit is closed.
-func (c *call) interrupted(quit <-chan struct{}) bool {
+// interrupted waits until the caller is killed or has a signal to handle, which
+// it notes, and reports true then, or until there is an answer or quit is closed.
+func (c *call) interrupted(quit <-chan struct{}, signal *atomic.Bool) bool {
 	tick := time.NewTicker(patience)
 	defer tick.Stop()
 	for {
@@ -141,11 +149,14 @@ func (c *call) interrupted(quit <-chan struct{}) bool {
 			return false
 		case <-tick.C:
 		}
-		if !c.valid() {
+		switch {
+		case c.answered.Load():
+			return false
+		case !c.valid():
+			return !c.answered.Load()
+		case c.signalled():
+			signal.Store(true)
 			return true
-		}
-		if c.signalled() {
-			return c.fail(unix.EINTR)
 		}
 	}
 }
@@ -208,19 +219,7 @@ func (c *Conn) Through(ctx context.Context, proxy netip.AddrPort) (net.Conn, err
 	if !c.Own() || !c.reaches(proxy.Addr()) {
 		return nil, errors.ErrUnsupported
 	}
-	// The program's socket blocks us. Shutting it down ends that.
-	cut := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(cut)
-		_ = unix.Shutdown(c.socket.fd, unix.SHUT_RDWR)
-	})
-	err := c.socket.connect(proxy)
-	if !stop() {
-		<-cut
-		c.socket.disconnect()
-		return nil, context.Cause(ctx)
-	}
-	if !errors.Is(err, unix.Errno(0)) {
+	if err := c.socket.connectUntil(ctx, proxy); !errors.Is(err, unix.Errno(0)) {
 		return nil, fmt.Errorf("connect to %v: %w", proxy, err)
 	}
 	return newOwnConn(c.socket.fd)

@@ -23,7 +23,6 @@ const x32 = 0x40000000
 
 // Protocols and families that x/sys/unix has not on every system.
 const (
-	afSMC = 43
 	afXDP = 44
 
 	mcastJoin       = 42 // MCAST_JOIN_GROUP
@@ -73,8 +72,8 @@ func withAddress(arg uint32) []unix.SockFilter {
 	}
 }
 
-// ofPackets notifies if the descriptor of a message is one of those that sockets
-// for datagrams have: most messages go over unix sockets, and are none of ours.
+// ofPackets notifies if the descriptor is one of those that sockets for datagrams
+// have: most messages come over unix sockets, and are none of ours.
 func ofPackets() []unix.SockFilter {
 	const ge = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 	return []unix.SockFilter{
@@ -85,17 +84,18 @@ func ofPackets() []unix.SockFilter {
 }
 
 // socketCall lets TCP be made, has us make UDP, and refuses all else that sends
-// packets, much as the kernel refuses it to users without privileges. MPTCP is
-// refused so that programs use TCP.
+// packets, much as the kernel refuses it to users without privileges, and what
+// reaches the host of a virtual machine. MPTCP is refused so that programs use
+// TCP.
 func socketCall() (f []unix.SockFilter) {
 	f = append(f, low(0))
 	for _, family := range []uint32{unix.AF_PACKET, afXDP} {
 		f = append(f, when(family, errno(unix.EPERM))...)
 	}
-	for _, family := range []uint32{afSMC, unix.AF_RDS, unix.AF_RXRPC} {
-		f = append(f, when(family, errno(unix.EAFNOSUPPORT))...)
+	for _, family := range []uint32{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_ALG} { // they do not leave the host
+		f = append(f, when(family, ret(unix.SECCOMP_RET_ALLOW))...)
 	}
-	f = append(f, is(unix.AF_INET, 2, 0), is(unix.AF_INET6, 1, 0), ret(unix.SECCOMP_RET_ALLOW))
+	f = append(f, is(unix.AF_INET, 2, 0), is(unix.AF_INET6, 1, 0), errno(unix.EAFNOSUPPORT))
 	const kind = 0xf // the rest is SOCK_NONBLOCK and SOCK_CLOEXEC
 	f = append(f, low(1), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: kind})
 	f = append(f, when(unix.SOCK_STREAM, low(2),
@@ -145,8 +145,10 @@ func filter() ([]unix.SockFilter, error) {
 	f = append(f, when(unix.SYS_SETSOCKOPT, groupCall()...)...)
 	f = append(f, when(unix.SYS_SENDTO, append(notFastOpen(3), withAddress(4)...)...)...)
 	f = append(f, when(unix.SYS_RECVFROM, withAddress(4)...)...)
-	f = append(f, when(unix.SYS_SENDMSG, append(notFastOpen(2), ofPackets()...)...)...)
-	f = append(f, when(unix.SYS_SENDMMSG, append(notFastOpen(3), ofPackets()...)...)...)
+	// Ancillary data may send a datagram by another device than that which its
+	// socket is bound to.
+	f = append(f, when(unix.SYS_SENDMSG, append(notFastOpen(2), notify)...)...)
+	f = append(f, when(unix.SYS_SENDMMSG, append(notFastOpen(3), notify)...)...)
 	f = append(f, when(unix.SYS_RECVMSG, ofPackets()...)...)
 	f = append(f, when(unix.SYS_RECVMMSG, ofPackets()...)...)
 	return append(f, allow), nil

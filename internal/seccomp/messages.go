@@ -12,7 +12,7 @@ import (
 )
 
 // Sockets for datagrams have numbers of their own in the program, as long as
-// there are some, so that the filter can tell messages over them from others.
+// there are some, so that the filter can tell what comes by them from all else.
 // select(2) can take these, and the usual limit of descriptors is above.
 const (
 	firstPacketFD = 768
@@ -169,8 +169,8 @@ func (s *supervisor) serveSendmsg(c *call, k *socket, address uint64, _ time.Tim
 	if m.size > maxPayload {
 		return 0, unix.EMSGSIZE
 	}
-	if m.name == 0 && c.nr == unix.SYS_SENDMSG {
-		c.proceed() // whatever is there by then: nothing leaves the loopback device
+	if m.name == 0 && m.controlLen == 0 && c.nr == unix.SYS_SENDMSG {
+		c.proceed() // it is connected to where it may be
 		return 0, nil
 	}
 	var name []byte
@@ -198,7 +198,7 @@ func (s *supervisor) serveSendmsg(c *call, k *socket, address uint64, _ time.Tim
 }
 
 // withoutSource removes from ancillary data by which address and interface a
-// datagram shall go: it goes over the loopback device.
+// datagram shall go: it goes over the loopback device, and would not otherwise.
 func withoutSource(control []byte) ([]byte, error) {
 	all, err := unix.ParseSocketControlMessage(control)
 	if err != nil {

@@ -3,7 +3,9 @@
 package seccomp
 
 import (
+	"context"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -68,6 +70,9 @@ func tcpState(fd int) uint8 {
 // prepare undoes what would keep a fresh stream socket from connecting here.
 func (k *socket) prepare() error {
 	detach(k.fd)
+	if fault, err := unix.GetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && fault != 0 {
+		k.disconnect() // of a connect that a signal has ended
+	}
 	// With it connect would do nothing until there is something to send.
 	_ = unix.SetsockoptInt(k.fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 0)
 	device, err := unix.GetsockoptString(k.fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
@@ -80,6 +85,51 @@ func (k *socket) prepare() error {
 // connect connects it to a. It blocks as the program's own call would.
 func (k *socket) connect(a netip.AddrPort) error {
 	return k.connectRaw(appendInet(nil, k.domain, a))
+}
+
+// connectUntil is connect, until ctx ends: the error is its cause then.
+func (k *socket) connectUntil(ctx context.Context, a netip.AddrPort) error {
+	// The program's socket blocks us. Shutting it down ends that.
+	done, cut := make(chan struct{}), make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		for { // it may not have begun
+			_ = unix.Shutdown(k.fd, unix.SHUT_RDWR)
+			select {
+			case <-done:
+				return
+			case <-time.After(patience):
+			}
+		}
+	})
+	err := k.connect(a)
+	close(done)
+	if !stop() {
+		<-cut
+		k.disconnect()
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// fault leaves an error in the socket that poll and SO_ERROR show.
+func (k *socket) fault() {
+	flags, err := unix.FcntlInt(uintptr(k.fd), unix.F_GETFL, 0)
+	if err != nil {
+		return
+	}
+	lo := loopback(netip.IPv6Unspecified())
+	if k.domain == unix.AF_INET {
+		lo = loopback(netip.IPv4Unspecified())
+	}
+	nobody, at, err := farSocket(netip.AddrPortFrom(lo, 0)) // it does not listen
+	if err != nil {
+		return
+	}
+	defer unix.Close(nobody)
+	_, _ = unix.FcntlInt(uintptr(k.fd), unix.F_SETFL, flags|unix.O_NONBLOCK)
+	_ = k.connect(at)
+	_, _ = unix.FcntlInt(uintptr(k.fd), unix.F_SETFL, flags)
 }
 
 // connectRaw is connect with a struct sockaddr as the program gave it.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,9 +40,10 @@ type Config struct {
 	// come; what is sent there comes from dest.
 	Packet func(ctx context.Context, dest netip.AddrPort, conn *net.UDPConn)
 
-	// DNS, if not nil, takes those to port 53 of all sockets: conn is one
-	// that is not connected.
-	DNS func(ctx context.Context, conn *net.UDPConn)
+	// DNS, if not nil, takes those to port 53 of server from all sockets: conn
+	// is one that is not connected. mine reports whether client is one of the
+	// program's sockets; others on this host are nobody's to answer.
+	DNS func(ctx context.Context, conn *net.UDPConn, server netip.AddrPort, mine func(client netip.AddrPort) bool)
 
 	// Local reports what the program reaches by itself. nil stands for
 	// loopback and unspecified addresses, but for port 53. It may widen
@@ -160,12 +163,8 @@ func fork(config *Config, env []string, path string, pair *os.File) (pid int, er
 // begin takes the listener from the child, begins to answer, and lets the child
 // execute the program.
 func (p *Process) begin(ctx context.Context, config *Config, pair *os.File) error {
-	fd, err := takeListener(int(pair.Fd()))
+	fd, err := p.takeListener(int(pair.Fd()))
 	if err != nil {
-		return err
-	}
-	if err := p.mayRead(); err != nil {
-		unix.Close(fd)
 		return err
 	}
 	listener, err := newListener(fd)
@@ -185,31 +184,44 @@ func (p *Process) begin(ctx context.Context, config *Config, pair *os.File) erro
 	return parseReport(nil)
 }
 
-// takeListener reads the child's first message.
-func takeListener(pair int) (int, error) {
-	text, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	n, oobn, err := recvmsg(pair, text, oob)
+// takeListener takes the child's listener, whose number is its first message: the
+// filter asks us about messages that could bring the descriptor itself.
+func (p *Process) takeListener(pair int) (int, error) {
+	text := make([]byte, 4096)
+	n, err := receive(pair, text)
 	if err != nil {
-		return -1, os.NewSyscallError("recvmsg", err)
+		return -1, os.NewSyscallError("recvfrom", err)
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) == 0 {
+	number, ok := strings.CutPrefix(string(text[:n]), listenerPrefix)
+	if !ok {
 		return -1, parseReport(text[:n])
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
+	fd, err := strconv.Atoi(number)
+	if err != nil {
 		return -1, parseReport(nil)
 	}
-	return fds[0], nil
+	if err := p.mayRead(); err != nil {
+		return -1, err
+	}
+	pidfd, err := openThread(p.pid)
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(pidfd)
+	listener, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_getfd", err)
+	}
+	return listener, nil
 }
 
 // executed waits until the child has closed its end by executing the program,
 // or says why it has not.
 func executed(pair int) error {
 	text := make([]byte, 8192)
-	n, _, err := recvmsg(pair, text, nil)
+	n, err := receive(pair, text)
 	if err != nil {
-		return os.NewSyscallError("recvmsg", err)
+		return os.NewSyscallError("recvfrom", err)
 	}
 	if n == 0 {
 		return nil
@@ -217,11 +229,10 @@ func executed(pair int) error {
 	return parseReport(text[:n])
 }
 
-func recvmsg(fd int, b, oob []byte) (n, oobn int, err error) {
+func receive(fd int, b []byte) (n int, err error) {
 	for {
-		n, oobn, _, _, err = unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			return n, oobn, err
+		if n, _, err = unix.Recvfrom(fd, b, 0); err != unix.EINTR {
+			return n, err
 		}
 	}
 }

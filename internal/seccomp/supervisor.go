@@ -115,7 +115,7 @@ func (s *supervisor) serve(c *call) {
 	}
 	errno := unix.EPERM
 	if !errors.As(err, &errno) || errno == unix.EPERM {
-		s.log.Debug("refuse a system call", "pid", c.pid, "err", err)
+		s.log.Info("system call refused: the program cannot be looked into", "pid", c.pid, "err", err)
 	}
 	c.fail(errno)
 }
@@ -179,7 +179,7 @@ func (s *supervisor) serveConnect(c *call) error {
 		return s.connectPacket(c, k, unmap(dest))
 	}
 	keep = true
-	return s.connectStream(c, k, unmap(dest), b)
+	return s.connectStream(c, k, unmap(dest))
 }
 
 // connectOther lets a connect of another family pass, but not to the resolvers
@@ -223,12 +223,11 @@ func (s *supervisor) refused(path string, pid int) bool {
 }
 
 // connectStream answers the connect of a stream socket, which it closes.
-func (s *supervisor) connectStream(c *call, k *socket, dest netip.AddrPort, b []byte) error {
+func (s *supervisor) connectStream(c *call, k *socket, dest netip.AddrPort) error {
 	if state := k.state(); state != tcpClose || s.local(dest) {
 		defer k.close()
 		if state == tcpClose {
-			detach(k.fd) // of a connect that was held and ran out of time
-			return k.connectRaw(b)
+			return s.connectLocal(c, k, dest)
 		}
 		// In progress, or done, or listening: the kernel says which, and
 		// does not look where to. The own address would do no harm.
@@ -254,6 +253,25 @@ func (s *supervisor) connectStream(c *call, k *socket, dest netip.AddrPort, b []
 	}
 	conn.Reject(context.Cause(ctx))
 	return nil
+}
+
+// connectLocal answers the connect to this host itself, for as long as the program
+// waits for it.
+func (s *supervisor) connectLocal(c *call, k *socket, dest netip.AddrPort) error {
+	// A device that the program has bound it to could take it off this host.
+	if err := k.prepare(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	defer cancel(nil)
+	conn := &Conn{call: c, socket: k, dest: dest}
+	defer conn.watch(cancel)()
+	err := k.connectUntil(ctx, dest)
+	if conn.signal.Load() {
+		conn.Reject(err)
+		return nil
+	}
+	return err
 }
 
 // holdIfAsync lets the program go on if its socket is a non-blocking one.

@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,10 +20,13 @@ import (
 
 // maxAssociations bounds the sockets of the program whose datagrams we carry, and
 // maxRelays where each of them sends to. Those that have been there for longest
-// make room: when the program closes a socket, nobody tells us.
+// make room. When the program closes a socket, nobody tells us: whenever there
+// are sweepAt of them, or twice as many as the last time, we look which are left.
 const (
-	maxAssociations = 256
+	maxAssociations = 4096
 	maxRelays       = 64
+	maxResolvers    = 64 // that have a socket of ours each
+	sweepAt         = 128
 )
 
 // associations lead datagrams of the program to us. The kernel keeps them on the
@@ -29,13 +35,14 @@ const (
 type associations struct {
 	ctx    context.Context
 	packet func(context.Context, netip.AddrPort, *net.UDPConn)
-	dns    func(context.Context, *net.UDPConn)
+	dns    func(ctx context.Context, conn *net.UDPConn, server netip.AddrPort, mine func(client netip.AddrPort) bool)
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
-	sockets map[uint64]*association // by the inode of the program's socket
-	oldest  []uint64                // the keys of sockets
-	shared  map[netip.Addr]netip.AddrPort
+	sockets map[uint64]*association           // by the inode of the program's socket
+	oldest  []uint64                          // the keys of sockets
+	sweep   int                               // of sockets, when to look
+	shared  map[netip.AddrPort]netip.AddrPort // our sockets by the resolver that they stand for
 }
 
 // association is one socket of the program.
@@ -61,7 +68,7 @@ func (r *relay) close() {
 func newAssociations(ctx context.Context, config *Config) *associations {
 	return &associations{
 		ctx: ctx, packet: config.Packet, dns: config.DNS,
-		sockets: make(map[uint64]*association), shared: make(map[netip.Addr]netip.AddrPort),
+		sockets: make(map[uint64]*association), shared: make(map[netip.AddrPort]netip.AddrPort), sweep: sweepAt,
 	}
 }
 
@@ -97,6 +104,20 @@ func (s *associations) remove(inode uint64) {
 		a.close()
 		delete(s.sockets, inode)
 	}
+	s.oldest = slices.DeleteFunc(s.oldest, func(other uint64) bool { return other == inode })
+}
+
+// mine reports whether a socket of the program is bound to client: anybody on
+// this host can send to ours.
+func (s *associations) mine(client netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.sockets {
+		if a.local.Port() == client.Port() {
+			return true
+		}
+	}
+	return false
 }
 
 // of returns the association of a socket, nil if it has none. s.mu is held.
@@ -108,9 +129,15 @@ func (s *associations) of(k *socket) *association {
 	return s.sockets[inode]
 }
 
+// broadcast is all hosts on all links.
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // reach returns the address on loopback that stands for dest for a socket of the
 // program, which it binds if it is not bound yet.
 func (s *associations) reach(k *socket, dest netip.AddrPort) (netip.AddrPort, error) {
+	if ip := dest.Addr(); ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip == broadcast {
+		return netip.AddrPort{}, unix.ENETUNREACH // no proxy is there
+	}
 	lo := loopback(dest.Addr())
 	bound, err := bind(k)
 	if err != nil {
@@ -145,9 +172,12 @@ func (s *associations) reach(k *socket, dest netip.AddrPort) (netip.AddrPort, er
 
 // add makes an association. s.mu is held.
 func (s *associations) add(inode uint64, local netip.AddrPort) *association {
+	if len(s.oldest) >= s.sweep {
+		s.removeClosed()
+		s.sweep = max(sweepAt, 2*len(s.oldest))
+	}
 	for len(s.oldest) >= maxAssociations {
 		s.remove(s.oldest[0])
-		s.oldest = s.oldest[1:]
 	}
 	a := &association{
 		local: local, relays: make(map[netip.AddrPort]*relay), dests: make(map[netip.AddrPort]netip.AddrPort),
@@ -157,12 +187,46 @@ func (s *associations) add(inode uint64, local netip.AddrPort) *association {
 	return a
 }
 
+// removeClosed ends the associations of sockets that are not there any more. s.mu
+// is held.
+func (s *associations) removeClosed() {
+	there, err := udpInodes()
+	if err != nil {
+		return // it is no harm but memory
+	}
+	for inode := range s.sockets {
+		if !there[inode] {
+			s.remove(inode)
+		}
+	}
+}
+
+// udpInodes returns the sockets for datagrams of this network namespace.
+func udpInodes() (map[uint64]bool, error) {
+	there := make(map[uint64]bool)
+	for _, name := range []string{"udp", "udp6"} {
+		text, err := os.ReadFile("/proc/self/net/" + name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			const column = 9
+			if fields := strings.Fields(line); len(fields) > column {
+				if inode, err := strconv.ParseUint(fields[column], 10, 64); err == nil {
+					there[inode] = true
+				}
+			}
+		}
+	}
+	return there, nil
+}
+
 // open makes the socket that stands for dest. s.mu is held.
 func (s *associations) open(a *association, dest, local netip.AddrPort) (*relay, error) {
 	r := new(relay)
 	var err error
 	if dest.Port() == 53 && s.dns != nil {
-		r.addr, err = s.resolver(loopback(dest.Addr()))
+		r.addr, err = s.resolver(dest)
 	} else {
 		r.conn, r.addr, err = relaySocket(local)
 	}
@@ -178,7 +242,9 @@ func (s *associations) open(a *association, dest, local netip.AddrPort) (*relay,
 	if len(a.oldest) >= maxRelays {
 		first := a.oldest[0]
 		a.oldest = a.oldest[1:]
-		delete(a.dests, a.relays[first].addr)
+		if at := a.relays[first].addr; a.dests[at] == first {
+			delete(a.dests, at)
+		}
 		a.relays[first].close()
 		delete(a.relays, first)
 	}
@@ -187,10 +253,14 @@ func (s *associations) open(a *association, dest, local netip.AddrPort) (*relay,
 	return r, nil
 }
 
-// resolver returns the address of the socket where queries are answered. s.mu is
-// held.
-func (s *associations) resolver(lo netip.Addr) (netip.AddrPort, error) {
-	if addr, ok := s.shared[lo]; ok {
+// resolver returns the address of the socket where queries to a resolver are
+// answered, or to any if there are too many of those. s.mu is held.
+func (s *associations) resolver(dest netip.AddrPort) (netip.AddrPort, error) {
+	lo := loopback(dest.Addr())
+	if len(s.shared) >= maxResolvers {
+		dest = netip.AddrPortFrom(lo, 0)
+	}
+	if addr, ok := s.shared[dest]; ok {
 		return addr, nil
 	}
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(lo, 0)))
@@ -199,10 +269,10 @@ func (s *associations) resolver(lo netip.Addr) (netip.AddrPort, error) {
 	}
 	s.wg.Go(func() {
 		defer conn.Close()
-		s.dns(s.ctx, conn)
+		s.dns(s.ctx, conn, dest, s.mine)
 	})
 	addr := localAddrPort(conn)
-	s.shared[lo] = addr
+	s.shared[dest] = addr
 	return addr, nil
 }
 
@@ -300,10 +370,6 @@ func (s *supervisor) serveSendto(c *call) error {
 		return nil
 	}
 	defer k.close()
-	if dest, ok := parseInet(b); ok && s.local(unmap(dest)) {
-		c.proceed() // it stays on the loopback device, whatever the address is by then
-		return nil
-	}
 	if c.args[2] > maxPayload {
 		return unix.EMSGSIZE
 	}
@@ -446,7 +512,7 @@ func (c *call) receive(k *socket, r *received, flags int, deadline time.Time) (e
 		case !c.valid():
 			return unix.ESRCH
 		case c.signalled():
-			return unix.EINTR
+			return errRestart
 		}
 		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
 	}

@@ -163,6 +163,22 @@ var tries = append([]try{
 		})
 	}},
 	{"udp4 sendmmsg", sendmmsg},
+	{"udp4 by a control message", func(port int) error { return byDevice(in4(port), false) }},
+	{"udp4 by a control message, duplicated", func(port int) error { return byDevice(in4(port), true) }},
+	{"multicast by a control message", func(port int) error {
+		return byDevice(&unix.SockaddrInet4{Port: port, Addr: [4]byte{224, 0, 0, 251}}, false)
+	}},
+	{"multicast 6, sendmsg", func(port int) error {
+		dest := linkLocal(port)
+		dest.Addr = [16]byte{0xff, 2, 15: 0xfb}
+		return with(unix.AF_INET6, unix.SOCK_DGRAM, 0, func(fd int) error {
+			return unix.Sendmsg(fd, []byte("probe"), nil, dest, 0)
+		})
+	}},
+	{"tcp4 bound to a device, to loopback", func(port int) error {
+		return connect(unix.AF_INET, 0, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}, boundToDevice)
+	}},
+	{"vsock", func(port int) error { return connect(unix.AF_VSOCK, 0, &unix.SockaddrVM{CID: 2, Port: uint32(port)}) }},
 	{"udp4 bound to a device", func(port int) error {
 		return send(unix.AF_INET, unix.SOCK_DGRAM, 0, in4(port), 0, boundToDevice)
 	}},
@@ -340,6 +356,22 @@ func neighbour(port int) *unix.SockaddrInet4 {
 // linkLocal is an address that every network has: whoever answers.
 func linkLocal(port int) *unix.SockaddrInet6 {
 	return &unix.SockaddrInet6{Port: port, ZoneId: uint32(device()), Addr: [16]byte{0xfe, 0x80, 15: 1}}
+}
+
+// byDevice sends a datagram by the device, whatever its socket is bound to.
+func byDevice(dest unix.Sockaddr, duplicate bool) error {
+	return with(unix.AF_INET, unix.SOCK_DGRAM, 0, func(fd int) error {
+		if duplicate {
+			dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 5)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(dup)
+			fd = dup
+		}
+		info := unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(device())})
+		return unix.Sendmsg(fd, []byte("probe"), info, dest, 0)
+	})
 }
 
 func boundToDevice(fd int) error {
