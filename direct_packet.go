@@ -365,6 +365,7 @@ func (p *directPacket) look(l *lookup, name string) {
 	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
 	defer cancel()
 	ips, err := p.direct.resolve(ctx, name)
+	ips = p.direct.routedFirst(ctx, ips)
 	verdicts := make(map[Addr]verdict)
 	for {
 		// Check may take its time, so that it is asked without the lock.
@@ -378,6 +379,31 @@ func (p *directPacket) look(l *lookup, name string) {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// routedFirst puts the addresses of a family that this host has a way to before
+// those of the other: a datagram has no second try, as a connection has.
+func (d *Direct) routedFirst(ctx context.Context, ips []netip.Addr) []netip.Addr {
+	if !slices.ContainsFunc(ips, netip.Addr.Is4) || !slices.ContainsFunc(ips, netip.Addr.Is6) {
+		return ips
+	}
+	isSecond := func(ip netip.Addr) bool { return ip.Is4() != ips[0].Is4() }
+	if d.hasRoute(ctx, ips[0]) || !d.hasRoute(ctx, ips[slices.IndexFunc(ips, isSecond)]) {
+		return ips
+	}
+	sorted := slices.DeleteFunc(slices.Clone(ips), func(ip netip.Addr) bool { return !isSecond(ip) })
+	return append(sorted, slices.DeleteFunc(slices.Clone(ips), isSecond)...)
+}
+
+// hasRoute reports whether the system would send a datagram to ip.
+func (d *Direct) hasRoute(ctx context.Context, ip netip.Addr) bool {
+	dialer := net.Dialer{Control: d.Control}
+	conn, err := dialer.DialContext(ctx, "udp", netip.AddrPortFrom(ip, 9).String()) // nothing is sent
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // unjudged returns the destinations of what waits that have no verdict yet.

@@ -615,3 +615,28 @@ func readsFrom(t testing.TB, c net.PacketConn, want string) net.Addr {
 	}
 	return from
 }
+
+// The addresses of the family that this host has a way to come first, each family in its order.
+func TestListenPacketRoutedFirst(t *testing.T) {
+	for _, test := range []struct{ without, ips, want string }{
+		{"udp6", "::1 127.0.0.1 ::2 127.0.0.2", "127.0.0.1 127.0.0.2 ::1 ::2"},
+		{"udp4", "127.0.0.1 ::1 127.0.0.2", "::1 127.0.0.1 127.0.0.2"},
+		{"udp4", "::1 127.0.0.1", "::1 127.0.0.1"},
+		{"udp", "::1 127.0.0.1", "::1 127.0.0.1"}, // neither
+		{"udp6", "::1 ::2", "::1 ::2"},
+	} {
+		d := &Direct{Control: func(network, _ string, _ syscall.RawConn) error {
+			if strings.HasPrefix(network, test.without) {
+				return syscall.ENETUNREACH
+			}
+			return nil
+		}}
+		var ips []netip.Addr
+		for text := range strings.FieldsSeq(test.ips) {
+			ips = append(ips, netip.MustParseAddr(text))
+		}
+		if got := strings.Trim(fmt.Sprint(d.routedFirst(t.Context(), ips)), "[]"); got != test.want {
+			t.Errorf("without %s, of %s: %s, want %s", test.without, test.ips, got, test.want)
+		}
+	}
+}

@@ -41,6 +41,7 @@ type interception struct {
 
 	slot    int    // of the command
 	inbound string // what rules and logs call the way in
+	realms  []transparent.Realm
 
 	// redirect takes connections by REDIRECT. Datagrams need TPROXY in any case.
 	redirect bool
@@ -180,7 +181,7 @@ func (i *interception) closeSockets() {
 
 // serveInterception answers what comes to the sockets.
 func (c *capture) serveInterception(i *interception) error {
-	tcp := &transparent.Server{Handler: c.handler(), Name: c.names.name, Inbound: i.inbound, Log: c.log}
+	tcp := &transparent.Server{Handler: c.handler(), Name: c.names.name, Realms: i.realms, Inbound: i.inbound, Log: c.log}
 	if i.redirect {
 		tcp.Dest = transparent.OriginalDst
 	}
@@ -192,8 +193,8 @@ func (c *capture) serveInterception(i *interception) error {
 		}
 		i.removes = append(i.removes, raw)
 		packets = &transparent.PacketServer{
-			Handler: c.handler(), Name: c.names.name, DNS: c.names.answers(), Inbound: i.inbound, Log: c.log,
-			Reply: i.reply, Send: raw.Send,
+			Handler: c.handler(), Name: c.names.name, Realms: i.realms, DNS: c.names.answers(), Inbound: i.inbound, Log: c.log,
+			Reply: i.reply, Send: raw.Send, Refuse: raw.Refuse,
 		}
 	}
 	c.background("tcp", func() error { return tcp.Serve(i.tcp) }, tcp.Close)

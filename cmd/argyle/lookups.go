@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -19,8 +20,10 @@ import (
 // lookups answers what a program looks up, as --dns says.
 type lookups struct {
 	mode     string
-	pool     *fakedns.Pool   // nil but for dnsFake
-	server   *fakedns.Server // likewise
+	fixed    map[netip.Addr]string // what addresses stand for beside those of the pool
+	unknown  atomic.Uint64         // times that an address stood for nothing
+	pool     *fakedns.Pool         // nil but for dnsFake
+	server   *fakedns.Server       // likewise
 	resolver *askedThrough
 	serving  sync.WaitGroup // of connections
 }
@@ -62,13 +65,31 @@ func (n *lookups) close() {
 // name returns the name that an address stands for, and whether it is one of
 // those that stand for names.
 func (n *lookups) name(ip netip.Addr) (name string, fake bool) {
+	if name, ok := n.fixed[ip]; ok {
+		return name, true
+	}
 	if n.pool == nil {
 		return "", false
 	}
 	if name, ok := n.pool.Name(ip); ok {
 		return name, true
 	}
-	return "", n.pool.Contains(ip)
+	if fake = n.pool.Contains(ip); fake {
+		n.unknown.Add(1)
+	}
+	return "", fake
+}
+
+// use notes that somebody has a connection to a destination, which may be one of
+// the pool.
+func (n *lookups) use(dest argyle.Addr) {
+	if n.pool == nil {
+		return
+	}
+	if dest.Name == "" && dest.IP.IsValid() {
+		dest.Name = dest.IP.String()
+	}
+	n.pool.Use(dest.Name)
 }
 
 // address returns one that stands for a name; the zero Addr if names have none.
@@ -155,6 +176,7 @@ func (c *redirected) Request() *argyle.Request { return c.request }
 type askedThrough struct {
 	policy proxy.Policy
 	dest   argyle.Addr
+	zone   string // if not "", the way is the one that the policy has for this name
 
 	mu   sync.Mutex
 	idle []idleConn // that may be used once more, the latest last
@@ -193,6 +215,9 @@ func (r *askedThrough) exchange(ctx context.Context, query *dns.Msg) (*dns.Msg, 
 // dial connects to the resolver as the policy has it.
 func (r *askedThrough) dial(ctx context.Context) (net.Conn, error) {
 	req := &argyle.Request{Command: argyle.Connect, Dest: r.dest, Inbound: "dns"}
+	if r.zone != "" {
+		req.Dest = argyle.Addr{Name: r.zone, Port: r.dest.Port}
+	}
 	route, err := r.policy.Route(ctx, req)
 	if err != nil {
 		return nil, err

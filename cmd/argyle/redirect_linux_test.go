@@ -34,6 +34,33 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// By REDIRECT, too, but connections are there before they are dialled.
+func TestRedirectByREDIRECT(t *testing.T) {
+	w, ok := inRedirectWorld(t)
+	if !ok {
+		return
+	}
+	proxy := w.serve(t)
+	w.both(t, func(t *testing.T, from *network, flags []string) {
+		startRedirect(t, append(flags, "-x", proxy, "--method", "redirect", "--to", "192.0.2.0/24", "--to", "2001:db8::/32",
+			"--except", spared4)...)
+		for _, host := range []string{target4, target6} {
+			if who, err := visit(t, from, net.JoinHostPort(host, "7")); err != nil || !isOutside(who) {
+				t.Errorf("TCP to %s: %q, %v", host, who, err)
+			}
+			if err := visitUDP(t, from, net.JoinHostPort(host, "7")); err != nil {
+				t.Errorf("UDP to %s: %v", host, err)
+			}
+		}
+		if who, err := visit(t, from, spared4+":7"); err != nil || isOutside(who) {
+			t.Errorf("TCP to an exception: %q, %v", who, err)
+		}
+		if who, err := visit(t, from, target4+":81"); err == nil {
+			t.Errorf("TCP to a closed port: %q", who)
+		}
+	})
+}
+
 // testTargets looks at what the proxy can reach, and what it cannot.
 func (w *redirectWorld) testTargets(t *testing.T, from *network, own bool) {
 	for _, host := range []string{target4, target6} {

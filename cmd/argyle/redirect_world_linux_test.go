@@ -59,7 +59,8 @@ func inRedirectWorld(t *testing.T) (w *redirectWorld, ok bool) {
 		mustRun(t, w.outside.command(t, append([]string{ip}, strings.Fields(line)...)...))
 	}
 	eventually(t, "the addresses to be sure", func() bool {
-		return !strings.Contains(mustRun(t, command(t, ip, "address")), "tentative")
+		text, err := exec.Command(ip, "address").Output()
+		return err == nil && !strings.Contains(string(text), "tentative")
 	})
 	cover(t, "/etc/resolv.conf", "nameserver "+outsideResolver+"\n")
 	cover(t, "/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
@@ -167,14 +168,24 @@ type redirection struct {
 // is as it was.
 func startRedirect(t *testing.T, args ...string) *redirection {
 	t.Helper()
-	r := &redirection{before: hostState(t)}
+	before := hostState(t)
+	r := startRedirectAs(t, args...)
+	r.before = before
+	return r
+}
+
+// startRedirectAs is startRedirect where the host is not as it should be.
+func startRedirectAs(t *testing.T, args ...string) *redirection {
+	t.Helper()
+	r := new(redirection)
 	r.child = start(t, redirectProgram(t, args...))
 	r.await(t)
 	t.Cleanup(func() {
-		if r.cmd.ProcessState != nil {
-			return
+		select {
+		case <-r.ended:
+		default:
+			r.stop(t)
 		}
-		r.stop(t)
 	})
 	return r
 }
@@ -205,7 +216,9 @@ func (r *redirection) stop(t *testing.T) {
 	if code := r.wait(t); code != 0 {
 		t.Errorf("the exit status is %d", code)
 	}
-	r.restored(t)
+	if r.before != "" {
+		r.restored(t)
+	}
 }
 
 // restored waits until the host is as it was: at once after SIGTERM, and as soon as the keeper has seen it after SIGKILL.
@@ -324,4 +337,23 @@ func visitUDP(t *testing.T, from *network, dest string) (err error) {
 		return err
 	}
 	return os.ErrDeadlineExceeded
+}
+
+// readable prepares a program that is run by somebody who may not read our folders.
+func readable(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	text, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.MkdirTemp("", "argyle-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	cmd.Path = filepath.Join(folder, "argyle")
+	if err := errors.Join(os.Chmod(folder, 0o755), os.WriteFile(cmd.Path, text, 0o755)); err != nil { //nolint:gosec // for all
+		t.Fatal(err)
+	}
+	return cmd
 }

@@ -395,7 +395,9 @@ var zone = []string{
 	"www.zone.test. 60 IN A " + target4,
 	"www.zone.test. 60 IN AAAA " + target6,
 	"four.zone.test. 60 IN A " + target4,
+	"gw.zone.test. 60 IN A " + outsideProxy,
 	"six.zone.test. 60 IN AAAA " + target6,
+	"nowhere.zone.test. 60 IN A " + unreachable,
 	"10.2.0.192.in-addr.arpa. 60 IN PTR www.zone.test.",
 	"0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa. 60 IN PTR www.zone.test.",
 }

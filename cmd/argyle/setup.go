@@ -46,6 +46,10 @@ type world struct {
 	// of the resolver.
 	addresses argyle.Resolver
 
+	// special, if not nil, says which addresses clients from elsewhere must not
+	// reach, and why, in place of policy.Private.
+	special func(netip.Addr) string
+
 	// control, if not nil, prepares every socket of a way out and of the
 	// resolver, as net.Dialer.Control does.
 	control controlFunc

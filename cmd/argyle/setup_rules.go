@@ -18,6 +18,7 @@ func (set *setup) makePolicy(w *world) error {
 	file := set.file
 	p := policy.Policy{
 		AllowPrivate: file.AllowPrivate,
+		Special:      w.special,
 		Own:          w.isOwn,
 		Ways:         make(map[string]policy.Way),
 		Resolver:     set.resolver,

@@ -48,6 +48,7 @@ func (c *checker) file() {
 		c.rule(&c.f.Rules[i], indexed("rules", i))
 	}
 	c.limits()
+	c.gateway()
 	c.timeouts(&c.f.Timeouts, "timeouts")
 	for i := range c.f.Tests {
 		c.test(&c.f.Tests[i], indexed("tests", i))
@@ -272,7 +273,7 @@ func (c *checker) checkHostPort(path, s string) {
 }
 
 // commandInbounds are the ways in of commands that have no listeners of their own.
-var commandInbounds = []string{"run", "redirect", "tun", "gateway", "dns"}
+var commandInbounds = []string{"run", "redirect", "tun", GatewayName, "dns"}
 
 func (c *checker) listenerExists(path, listener string) {
 	names := []string{"127.0.0.1:1080", "[::1]:1080"} // without listen
@@ -286,7 +287,14 @@ func (c *checker) listenerExists(path, listener string) {
 		names = append(names, c.f.Forward[i].name())
 	}
 	names = append(names, commandInbounds...)
-	if !slices.Contains(names, listener) && !c.incomplete("listen") && !c.incomplete("forward") {
+	if g := c.f.Gateway; g != nil {
+		for i := range g.NAT64 {
+			if name := g.NAT64[i].Name; name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	if !slices.Contains(names, listener) && !c.incomplete("listen") && !c.incomplete("forward") && !c.incomplete("gateway") {
 		c.fail(path, "no listener %q%s", listener, didYouMean(listener, names))
 	}
 }

@@ -30,8 +30,9 @@ type File struct {
 	Sets         map[string]Set      `yaml:"sets" doc:"named lists of destinations or networks, for set:NAME in rules"`
 	Rules        []Rule              `yaml:"rules" doc:"who may go where; the first that matches decides, and what none matches is denied; without the key everything is allowed"`
 	Limits       Limits              `yaml:"limits" doc:"what sessions may use"`
+	Gateway      *Gateway            `yaml:"gateway" doc:"what argyle gateway does"`
 	Timeouts     Timeouts            `yaml:"timeouts" doc:"how long things may take where a rule says nothing else"`
-	State        string              `yaml:"state" doc:"directory for what must outlive a restart: the quotas"`
+	State        string              `yaml:"state" doc:"directory for what must outlive a restart: the quotas, and the names of a gateway"`
 	Reload       Reload              `yaml:"reload" doc:"what a new configuration does to sessions"`
 	Forward      []Forward           `yaml:"forward" doc:"what argyle forward carries, as tcp/5432=db.lan:5432"`
 	Drain        *Duration           `yaml:"drain" doc:"how long SIGTERM waits for sessions; 30s if absent"`

@@ -58,6 +58,14 @@ func TestSchema(t *testing.T) {
 		"open: yes":                                  false,
 		"users: {groups: {a: b}}":                    true,
 		"users: {groups: a}":                         false,
+		"gateway: {dns: 127.0.0.1}":                  true,
+		"gateway: {dns: ['[::1]:53', 127.0.0.1:54]}": true,
+		"gateway: {dns: localhost}":                  false,
+		"gateway: {dns: '::1', families: auto}":      true,
+		"gateway: {dns: '::1', families: v5}":        false,
+		"gateway: {dns: '::1', nat64: 64:ff9b::/96}": true,
+		"gateway: {dns: '::1', map: {10.0.0.1: a}}":  true,
+		"gateway: {dns: '::1', map: [a]}":            false,
 		"$schema: x":                                 false,
 	} {
 		if err := v.check(v.root, document(t, text)); (err == nil) != want {
@@ -87,6 +95,7 @@ func TestPatterns(t *testing.T) {
 		},
 		"FileMode": {[]string{"0660", "660", "0o600"}, []string{"", "0680", "rw"}},
 		"Network":  {[]string{"10.0.0.0/8", "2001:db8::/32", "192.0.2.1"}, []string{"", "all", "10.0.0.0/"}},
+		"Endpoint": {[]string{"192.0.2.1", "192.0.2.1:53", "::1", "[::1]:53", "[fe80::1%eth0]:53"}, []string{"", "example:53", ":53", "[::1]"}},
 		"Addr":     {[]string{"10.0.0.1", "2001:db8::1", "fe80::1%eth0"}, []string{"", "example"}},
 	} {
 		def := v.defs[name]

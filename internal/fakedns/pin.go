@@ -26,6 +26,9 @@ func (p *Pool) Pin(name string, addr netip.Addr) error {
 		if !ok {
 			return fmt.Errorf("pin %s: %v is not an address that the pool gives", name, addr)
 		}
+		if p.reserved[slot] {
+			return fmt.Errorf("pin %s: %v is reserved for something else", name, addr)
+		}
 		e.slot = slot
 	case former != nil:
 		e.slot = former.slot

@@ -29,6 +29,10 @@ type Options struct {
 	Share   int           // of them, what one client may bring (an IPv4 address, an IPv6 /64); zero: an eighth, negative: all
 	Hold    time.Duration // from the last use of an address until it may stand for another name; zero: 24 hours
 	Journal string        // a file that keeps the names from one run to the next; "": none
+
+	// Reserved are addresses of the prefixes that shall stand for no name, nor
+	// what goes with them in the other family.
+	Reserved []netip.Addr
 }
 
 // A Pool is names and the addresses that stand for them. A name has one
@@ -42,12 +46,13 @@ type Pool struct {
 	hold  time.Duration
 	late  time.Duration // a use is on record after this long
 
-	mu      sync.Mutex
-	slots   map[uint32]*entry
-	byName  map[string]*entry
-	recent  list.List                   // of *entry without the pinned ones, the last used in front
-	clients map[netip.Prefix]*list.List // the same, by who brought them
-	journal *journal                    // nil: none
+	mu       sync.Mutex
+	reserved map[uint32]bool
+	slots    map[uint32]*entry
+	byName   map[string]*entry
+	recent   list.List                   // of *entry without the pinned ones, the last used in front
+	clients  map[netip.Prefix]*list.List // the same, by who brought them
+	journal  *journal                    // nil: none
 }
 
 // An entry is a name and its slot. An entry that byName does not have is a
@@ -74,7 +79,7 @@ type Entry struct {
 
 // Open returns a Pool. It must be closed if it has a journal.
 func Open(o Options) (*Pool, error) {
-	p := &Pool{slots: map[uint32]*entry{}, byName: map[string]*entry{}, clients: map[netip.Prefix]*list.List{}}
+	p := &Pool{reserved: map[uint32]bool{}, slots: map[uint32]*entry{}, byName: map[string]*entry{}, clients: map[netip.Prefix]*list.List{}}
 	p.hold = o.Hold
 	if p.hold == 0 {
 		p.hold = 24 * time.Hour
@@ -110,7 +115,7 @@ func (p *Pool) fill(o Options, kept *state) error {
 	}
 	p.limit(o)
 	if p.journal == nil {
-		return nil
+		return p.reserve(o.Reserved)
 	}
 	p.late = p.hold / 24
 	p.hold += p.late // an address may have been used later than the journal says
@@ -122,7 +127,35 @@ func (p *Pool) fill(o Options, kept *state) error {
 			return fmt.Errorf("journal %s: %w", o.Journal, err)
 		}
 	}
+	if err := p.reserve(o.Reserved); err != nil {
+		return err
+	}
 	return p.journal.rewrite(p.snapshot())
+}
+
+// reserve keeps addresses from names, and is an error if one has a name that may
+// be in use.
+func (p *Pool) reserve(addrs []netip.Addr) error {
+	now := time.Now()
+	for _, addr := range addrs {
+		slot, ok := p.space.slot(addr)
+		if !ok {
+			continue
+		}
+		if e := p.slots[slot]; e != nil {
+			if e.pinned || now.Sub(e.used) < p.hold {
+				return fmt.Errorf("%v stands for %s already: unpin that, wait until nobody has used it for %v, or take another address",
+					addr, e.name, p.hold)
+			}
+			p.remove(e)
+		}
+		p.reserved[slot] = true
+	}
+	p.names -= len(p.reserved) // or the search for a free slot might not end
+	if p.names < 1 {
+		return fmt.Errorf("%d reserved addresses are too many for %v and %v", len(p.reserved), p.space.v4, p.space.v6)
+	}
+	return nil
 }
 
 // choose sets the prefixes.
@@ -190,6 +223,20 @@ func (p *Pool) Name(addr netip.Addr) (string, bool) {
 	}
 	p.touch(e, time.Now())
 	return e.name, true
+}
+
+// Use notes that a name is in use: that somebody has a connection to it, say. A
+// name that has no address gets none by that.
+func (p *Pool) Use(name string) {
+	name, err := canonical(name)
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.byName[name]; ok {
+		p.touch(e, time.Now())
+	}
 }
 
 // Addrs returns the addresses that stand for a name, which client has asked
@@ -270,7 +317,7 @@ func (p *Pool) stale(l *list.List, now time.Time) *entry {
 // or that of old.
 func (p *Pool) free(name string, old *entry) uint32 {
 	slot := p.space.first(p.key, name)
-	for p.slots[slot] != nil && p.slots[slot] != old {
+	for p.reserved[slot] || p.slots[slot] != nil && p.slots[slot] != old {
 		slot = (slot + 1) % p.space.slots
 	}
 	return slot

@@ -51,7 +51,11 @@ func (s *Server) address(ctx context.Context, q question) answer {
 			}
 		}
 	}
-	if q.Qtype == dns.TypeA && s.Families == IPv6 || q.Qtype == dns.TypeAAAA && s.Families == IPv4 {
+	families := s.Families
+	if s.FamiliesOf != nil {
+		families = s.FamiliesOf(q.client)
+	}
+	if q.Qtype == dns.TypeA && families == IPv6 || q.Qtype == dns.TypeAAAA && families == IPv4 {
 		return success()
 	}
 	v4, v6, err := s.Pool.Addrs(q.client, name)

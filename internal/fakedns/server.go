@@ -34,12 +34,14 @@ const (
 
 // A Server answers DNS queries. Its fields must not change once it is in use.
 type Server struct {
-	Pool     *Pool                   // where addresses come from; needed
-	Allow    []netip.Prefix          // whose queries are answered; nil: those from loopback
-	Families Families                // of the addresses that are answered
-	TTL      time.Duration           // of the addresses; zero: 10 seconds
-	Hosts    map[string][]netip.Addr // names that have other addresses than the pool's
-	NAT64    netip.Prefix            // what ipv4only.arpa tells (RFC 7050); the zero Prefix: there is none
+	Pool     *Pool          // where addresses come from; needed
+	Allow    []netip.Prefix // whose queries are answered; nil: those from loopback
+	Families Families       // of the addresses that are answered
+	// FamiliesOf, if not nil, says for each client what Families says for all.
+	FamiliesOf func(client netip.Addr) Families
+	TTL        time.Duration           // of the addresses; zero: 10 seconds
+	Hosts      map[string][]netip.Addr // names that have other addresses than the pool's
+	NAT64      netip.Prefix            // what ipv4only.arpa tells (RFC 7050); the zero Prefix: there is none
 
 	// Literals is a domain whose names stand for IP addresses, for programs
 	// that cannot write those of the other family: 2001-db8--5.v6.lan and

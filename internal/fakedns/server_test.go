@@ -378,12 +378,27 @@ func TestEmbed(t *testing.T) { // RFC 6052, section 2.4
 		"2001:db8::/33":          "invalid IP",
 		"192.0.2.0/32":           "invalid IP",
 	} {
-		if got := embed(netip.MustParsePrefix(prefix), netip.MustParseAddr("192.0.2.33")); got.String() != want {
+		p, four := netip.MustParsePrefix(prefix), netip.MustParseAddr("192.0.2.33")
+		got, ok := Embed(p, four)
+		if got.String() != want || ok != got.IsValid() || ok != Embeds(p) {
 			t.Errorf("in %s it is %v, want %s", prefix, got, want)
 		}
+		if back, found := Extract(p, got); ok && back != four || found != ok {
+			t.Errorf("inside %v of %s there is %v, %t", got, prefix, back, found)
+		}
 	}
-	if got := embed(netip.Prefix{}, netip.MustParseAddr("192.0.2.33")); got.IsValid() {
+	if got, ok := Embed(netip.Prefix{}, netip.MustParseAddr("192.0.2.33")); ok {
 		t.Errorf("in no prefix it is %v", got)
+	}
+	for prefix, addr := range map[string]string{
+		"64:ff9b::/96":          "64:ff9c::1",          // another prefix
+		"2001:db8:0:0:100::/96": "2001:db8:0:0:100::1", // bits 64 to 71 are not zero
+		"64:ff9b:1::/48":        "192.0.2.1",           // the other family
+		"::ffff:192.0.2.0/120":  "::ffff:192.0.2.1",    // no prefix of IPv6
+	} {
+		if got, ok := Extract(netip.MustParsePrefix(prefix), netip.MustParseAddr(addr)); ok {
+			t.Errorf("inside %s of %s there is %v", addr, prefix, got)
+		}
 	}
 }
 

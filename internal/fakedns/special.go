@@ -46,27 +46,15 @@ func (s *Server) special(q question) (answer, bool) {
 func (s *Server) ipv4only(q question) answer {
 	one, two := netip.AddrFrom4([4]byte{192, 0, 0, 170}), netip.AddrFrom4([4]byte{192, 0, 0, 171})
 	if q.Qtype == dns.TypeAAAA {
-		return q.addresses(hostsTTL, embed(s.NAT64, one), embed(s.NAT64, two))
+		return q.addresses(hostsTTL, s.inNAT64(one), s.inNAT64(two))
 	}
 	return q.addresses(hostsTTL, one, two)
 }
 
-// embed puts an IPv4 address into a prefix (RFC 6052, section 2.2). It returns
-// the zero Addr if the prefix cannot have one.
-func embed(p netip.Prefix, addr netip.Addr) netip.Addr {
-	if !p.Addr().Is6() || p.Bits() < 32 || p.Bits() > 96 || p.Bits()%8 != 0 || 64 < p.Bits() && p.Bits() < 96 {
-		return netip.Addr{}
-	}
-	six, four := p.Masked().Addr().As16(), addr.As4()
-	at := p.Bits() / 8
-	for _, octet := range four {
-		if at == 8 {
-			at++ // bits 64 to 71 are zero
-		}
-		six[at] = octet
-		at++
-	}
-	return netip.AddrFrom16(six)
+// inNAT64 is the zero Addr if there is no prefix.
+func (s *Server) inNAT64(addr netip.Addr) netip.Addr {
+	six, _ := Embed(s.NAT64, addr)
+	return six
 }
 
 // readHosts puts Hosts and Literals into canonical form.

@@ -142,7 +142,7 @@ func (p *Policy) guard(q *question, x *index, d Decision) Decision {
 		}
 		return d
 	case !free:
-		if what := Private(ip); what != "" && (x == nil || !x.namesPrivate(d.Rule, ip)) {
+		if what := p.Special(ip); what != "" && (x == nil || !x.namesPrivate(d.Rule, ip)) {
 			return refused(PrivateAddress, d.Rule, "%v is %s%s", ip, what, p.unnamed(d.Rule))
 		}
 	}

@@ -37,8 +37,12 @@ type Policy struct {
 	Clients []netip.Prefix
 
 	// AllowPrivate lets clients from other hosts reach the addresses that
-	// [Private] tells of. Clients on loopback and on unix sockets always may.
+	// Special tells of. Clients on loopback and on unix sockets always may.
 	AllowPrivate bool
+
+	// Special says what is special about an address, in place of [Private];
+	// nil stands for that.
+	Special func(netip.Addr) string
 
 	// Own, if not nil, reports whether an address is one of our listeners;
 	// nobody reaches those, since a proxy that calls itself never ends.
@@ -90,6 +94,9 @@ func New(from Policy) (*Policy, error) {
 	p.engine = &engine{groups: p.Groups, sources: make(map[string]*source)}
 	if p.Now == nil {
 		p.Now = time.Now
+	}
+	if p.Special == nil {
+		p.Special = Private
 	}
 	errs := append(p.readClients(), p.readWays()...)
 	errs = append(errs, p.readSets()...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/argyle-socks/argyle"
 )
@@ -31,8 +32,8 @@ func Fixed(dest argyle.Addr) func(net.Conn) (argyle.Addr, error) {
 	return func(net.Conn) (argyle.Addr, error) { return dest, nil }
 }
 
-// named returns dest with the name that its address stands for, if it is one
-// of those that do.
+// named returns what dest stands for, if its address is one of those that stand
+// for a name, which may be that of an address (RFC 3089, section 3).
 func named(name func(netip.Addr) (string, bool), dest argyle.Addr) (argyle.Addr, error) {
 	if name == nil || !dest.IP.IsValid() {
 		return dest, nil
@@ -43,6 +44,9 @@ func named(name func(netip.Addr) (string, bool), dest argyle.Addr) (argyle.Addr,
 		return dest, nil
 	case host == "":
 		return dest, fmt.Errorf("%v: %w", dest, errNoName)
+	}
+	if last := host[len(host)-1]; '0' <= last && last <= '9' || strings.IndexByte(host, ':') >= 0 {
+		return argyle.ParseHost(host, dest.Port) // it may be the name of an address
 	}
 	return argyle.Addr{Name: host, Port: dest.Port}, nil
 }

@@ -13,10 +13,11 @@ import (
 	"github.com/argyle-socks/argyle/internal/udp"
 )
 
-// flowKey is what a call is made of: a client and, where one client's flow has
-// had to be split, a destination.
+// flowKey is what a call is made of: a client, the realm that it sends to and,
+// where one client's flow has had to be split, a destination.
 type flowKey struct {
 	client, dest netip.AddrPort
+	realm        *Realm
 }
 
 // flow is one client's datagrams: the connection that AcceptPacket returns.
@@ -96,6 +97,12 @@ func (f *flow) rest() {
 	}
 }
 
+// standsFor reports whether the address that a datagram was sent to stands for a
+// name, or for another address.
+func (f *flow) standsFor(p packet, dest argyle.Addr) bool {
+	return f.key.realm == nil && p.dst.IsValid() && dest.IP != p.dst.Addr()
+}
+
 // named notes that dst stands for a name. It reports false if the flow has
 // another name of the same port. f.server.mu is held.
 func (f *flow) named(dst netip.AddrPort) bool {
@@ -120,7 +127,7 @@ func (f *flow) put(p packet, dest argyle.Addr) bool {
 	if f.ended {
 		return false
 	}
-	if dest.Name == "" && len(f.names) > 0 {
+	if len(f.names) > 0 && !f.standsFor(p, dest) {
 		f.literal(dest.AddrPort())
 	}
 	if f.in == nil {
@@ -163,6 +170,10 @@ func (f *flow) source(from argyle.Addr) (netip.AddrPort, bool) {
 	if dest := f.server.Dest; !dest.IsZero() {
 		same := from == dest || dest.Name != "" && from.Port == dest.Port
 		return from.AddrPort(), same
+	}
+	if realm := f.key.realm; realm != nil {
+		ip, ok := realm.Source(from.IP)
+		return netip.AddrPortFrom(ip, from.Port), ok
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -229,8 +229,8 @@ func (h *holder) serve(ctx context.Context, c *heldCall) {
 			s.Log.Error("panic while serving", "client", c.client.String(), "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	dest, err := named(s.Name, argyle.AddrFrom(c.dest))
-	c.request = s.request(dest, c.client, "")
+	dest, inbound, err := s.located(argyle.AddrFrom(c.dest))
+	c.request = s.request(dest, c.client, inbound)
 	if err != nil {
 		s.refused(&c.request, err)
 		c.Reject(err)

@@ -215,10 +215,8 @@ func (r *HostRules) divert(b *hostBuilder, held bool) {
 	refuse := b.chain("refuse")
 	b.refuse(refuse)
 	take := b.chain("take")
-	if r.RejectUDP && r.DNS && r.UDP != 0 {
-		b.rule(take, portOf(protoUDP, 53, expr.CmpOpNeq), gotoChain(refuse.Name))
-	} else if r.RejectUDP || r.UDP == 0 {
-		b.rule(take, l4proto(protoUDP, expr.CmpOpEq), gotoChain(refuse.Name))
+	if refused := r.refusedUDP(); len(refused) > 0 {
+		b.rule(take, append(refused, gotoChain(refuse.Name))...)
 	}
 	if r.RedirectTCP != 0 {
 		b.rule(take, l4proto(protoTCP, expr.CmpOpEq), acceptPacket())
@@ -258,7 +256,8 @@ func (r *HostRules) keepPorts(b *hostBuilder, c *nftables.Chain) {
 }
 
 // output looks at what the programs of this host send. A packet whose mark has
-// changed there is routed once more.
+// changed there is routed once more. What is refused is refused here, as no ICMP
+// error can be sent later, but for pools: send(2) fails with EPERM.
 func (r *HostRules) output(b *hostBuilder, queue *part) {
 	if queue != nil {
 		r.holdOutput(b, *queue)
@@ -268,7 +267,24 @@ func (r *HostRules) output(b *hostBuilder, queue *part) {
 	if queue != nil {
 		b.rejectVerdicts(c)
 	}
+	if refused := r.refusedUDP(); len(refused) > 0 && len(b.to) > 0 {
+		r.programs(b, func(parts ...part) { b.rule(c, append(parts, jumpTo("wanted"))...) })
+		b.rule(c, append([]part{mark(r.Mark)}, append(refused, toUnicast(), gotoChain("refuse"))...)...)
+		return
+	}
 	r.programs(b, func(parts ...part) { b.rule(c, append(parts, gotoChain("wanted"))...) })
+}
+
+// refusedUDP matches the datagrams that are answered as by a closed port, among
+// those that are taken; it is empty if there are none.
+func (r *HostRules) refusedUDP() []part {
+	switch {
+	case r.RejectUDP && r.DNS && r.UDP != 0:
+		return []part{portOf(protoUDP, 53, expr.CmpOpNeq)}
+	case r.RejectUDP || r.UDP == 0:
+		return []part{l4proto(protoUDP, expr.CmpOpEq)}
+	}
+	return nil
 }
 
 // holdOutput has the SYNs of programs wait before they are routed to us: those

@@ -33,6 +33,10 @@ type PacketServer struct {
 	// Name returns the name that an address stands for, as [Server.Name].
 	Name func(netip.Addr) (name string, fake bool)
 
+	// Realms are asked before Name. A client has a mapping for each of them, and
+	// one for all else.
+	Realms []Realm
+
 	// Reply opens a socket that sends from src. The server keeps it for a
 	// while, and closes it. Needed if Dest is zero, unless there is Send.
 	Reply func(src netip.AddrPort) (*net.UDPConn, error)
@@ -40,6 +44,10 @@ type PacketServer struct {
 	// Send, if not nil, sends a datagram for which Reply is nil, or has no
 	// socket, and reports whether it has gone.
 	Send func(src, dst netip.AddrPort, payload []byte) bool
+
+	// Refuse, if not nil, tells a client that nobody is there, at an address
+	// that stands for no name.
+	Refuse func(src, dst netip.AddrPort, payload []byte)
 
 	// DNS, if not nil, gives the answer to a query that client sends to port
 	// 53 of server, or nil for none. Handler does not see those. ctx ends with
@@ -238,7 +246,7 @@ func (s *PacketServer) stop() bool {
 // receivedFixed takes what was read from a socket that stands for one destination.
 func (s *PacketServer) receivedFixed(ms []udp.Message) {
 	for _, m := range ms {
-		s.deal(packet{src: m.Addr, payload: m.Payload}, s.Dest)
+		s.deal(packet{src: m.Addr, payload: m.Payload}, nil, s.Dest)
 	}
 }
 
@@ -253,13 +261,25 @@ func (s *PacketServer) received(ps []packet) {
 			s.query(p)
 			continue
 		}
-		dest, err := named(s.Name, argyle.AddrFrom(p.dst))
+		realm, dest, err := s.located(p.dst)
 		if err != nil {
 			s.dropped.Add(1)
+			if s.Refuse != nil {
+				s.Refuse(p.src, p.dst, p.payload)
+			}
 			continue
 		}
-		s.deal(p, dest)
+		s.deal(p, realm, dest)
 	}
+}
+
+// located returns what dst stands for, and in which realm, nil for none.
+func (s *PacketServer) located(dst netip.AddrPort) (*Realm, argyle.Addr, error) {
+	if realm, ip := realmOf(s.Realms, dst.Addr()); realm != nil {
+		return realm, argyle.Addr{IP: ip, Port: dst.Port()}, nil
+	}
+	dest, err := named(s.Name, argyle.AddrFrom(dst))
+	return nil, dest, err
 }
 
 // sane reports whether a datagram can have an answer: no port is 0, and the
@@ -312,9 +332,9 @@ func (s *PacketServer) send(src netip.AddrPort, ms []udp.Message) (sent int) {
 }
 
 // deal gives a datagram to its client's flow.
-func (s *PacketServer) deal(p packet, dest argyle.Addr) {
+func (s *PacketServer) deal(p packet, realm *Realm, dest argyle.Addr) {
 	s.mu.Lock()
-	f := s.flow(p, dest)
+	f := s.flow(p, realm, dest)
 	s.mu.Unlock()
 	if f == nil || !f.put(p, dest) {
 		s.dropped.Add(1)
@@ -322,10 +342,10 @@ func (s *PacketServer) deal(p packet, dest argyle.Addr) {
 }
 
 // flow returns the flow of a datagram, nil if there can be none. s.mu is held.
-func (s *PacketServer) flow(p packet, dest argyle.Addr) *flow {
-	key := flowKey{client: p.src}
+func (s *PacketServer) flow(p packet, realm *Realm, dest argyle.Addr) *flow {
+	key := flowKey{client: p.src, realm: realm}
 	f := s.flows[key]
-	if f != nil && dest.Name != "" && !f.named(p.dst) {
+	if f != nil && f.standsFor(p, dest) && !f.named(p.dst) {
 		// Replies come from an address that nobody can tell the name of,
 		// so two names of one port need associations of their own.
 		key.dest = p.dst
@@ -345,7 +365,7 @@ func (s *PacketServer) flow(p packet, dest argyle.Addr) *flow {
 // start begins a flow and its call. s.mu is held.
 func (s *PacketServer) start(key flowKey, p packet, dest argyle.Addr) *flow {
 	f := newFlow(s, key)
-	if dest.Name != "" && p.dst.IsValid() {
+	if f.standsFor(p, dest) {
 		f.named(p.dst)
 	}
 	s.flows[key] = f
@@ -354,6 +374,9 @@ func (s *PacketServer) start(key flowKey, p packet, dest argyle.Addr) *flow {
 	s.wg.Go(func() {
 		defer s.survive(p.src)
 		c := &packetCall{flow: f, request: argyle.Request{Command: argyle.Associate, Client: p.src, Inbound: s.Inbound}}
+		if key.realm != nil {
+			c.request.Inbound = key.realm.Inbound
+		}
 		defer c.end()
 		s.Handler.ServeCall(s.ctx, c)
 	})

@@ -166,7 +166,7 @@ func TestMakeRoom(t *testing.T) {
 	defer s.end()
 	for _, client := range []string{"10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:2", "10.0.0.1:1", "10.0.0.2:3", "10.0.0.2:4", "10.0.0.2:5", "10.0.0.3:1"} {
 		s.deal(packet{src: netip.MustParseAddrPort(client), dst: netip.MustParseAddrPort("192.0.2.1:1"), payload: []byte("x")},
-			argyle.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: 1})
+			nil, argyle.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: 1})
 	}
 	var left string
 	for e := s.recent.Front(); e != nil; e = e.Next() {

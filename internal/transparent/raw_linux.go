@@ -13,7 +13,8 @@ import (
 // A RawSender sends datagrams from whatever address, that of another's socket on
 // this host for one: a [PacketServer.Send].
 type RawSender struct {
-	v4, v6 int // -1 where there is no such family
+	v4, v6  int // -1 where there is no such family
+	refused refusals
 }
 
 // OpenRaw opens sockets that give their packets a mark, which takes CAP_NET_RAW

@@ -33,6 +33,9 @@ type Server struct {
 	// means that every address is just that.
 	Name func(netip.Addr) (name string, fake bool)
 
+	// Realms are asked before Name.
+	Realms []Realm
+
 	// Inbound is what rules and logs call the way in; "" means the name of
 	// the listener. A call that Hold makes has no listener.
 	Inbound string
@@ -89,8 +92,11 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 		return
 	}
 	c := &call{conn: conn}
-	dest, err := s.dest(conn)
-	c.request = s.request(dest, argyle.AddrOf(conn.RemoteAddr()).AddrPort(), serve.Inbound(ctx))
+	dest, inbound, err := s.dest(conn)
+	if inbound == "" {
+		inbound = serve.Inbound(ctx)
+	}
+	c.request = s.request(dest, argyle.AddrOf(conn.RemoteAddr()).AddrPort(), inbound)
 	if err != nil {
 		s.refused(&c.request, err)
 		c.Reject(err)
@@ -102,23 +108,31 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// dest returns where a connection was to go.
-func (s *Server) dest(conn net.Conn) (argyle.Addr, error) {
+// dest returns where a connection was to go, and by which way in if that is not
+// the usual one.
+func (s *Server) dest(conn net.Conn) (dest argyle.Addr, inbound string, err error) {
 	if s.Dest != nil {
-		dest, err := s.Dest(conn)
-		if err != nil {
-			return dest, err
+		if dest, err = s.Dest(conn); err != nil {
+			return dest, s.Inbound, err
 		}
-		return named(s.Name, dest)
+		return s.located(dest)
 	}
-	dest, err := LocalAddr(conn)
-	if err != nil {
-		return dest, err
+	if dest, err = LocalAddr(conn); err != nil {
+		return dest, s.Inbound, err
 	}
 	if _, ours := s.ports.Load(dest.Port); ours && isOwn(dest.IP) {
-		return dest, errLoop
+		return dest, s.Inbound, errLoop
 	}
-	return named(s.Name, dest)
+	return s.located(dest)
+}
+
+// located returns what dest stands for, and by which way in.
+func (s *Server) located(dest argyle.Addr) (_ argyle.Addr, inbound string, err error) {
+	if realm, ip := realmOf(s.Realms, dest.IP); realm != nil {
+		return argyle.Addr{IP: ip, Port: dest.Port}, realm.Inbound, nil
+	}
+	dest, err = named(s.Name, dest)
+	return dest, s.Inbound, err
 }
 
 // isOwn reports whether an address is one of this system's.
@@ -135,9 +149,6 @@ func isOwn(ip netip.Addr) bool {
 
 // request returns the request of one call.
 func (s *Server) request(dest argyle.Addr, client netip.AddrPort, inbound string) argyle.Request {
-	if s.Inbound != "" {
-		inbound = s.Inbound
-	}
 	return argyle.Request{Command: argyle.Connect, Dest: dest, Client: client, Inbound: inbound}
 }
 

@@ -22,8 +22,12 @@ type table struct {
 // flagOwner is NFT_TABLE_F_OWNER.
 const flagOwner = 2
 
-// openTable makes a table, which is empty.
-func openTable(name string) (*table, error) {
+// openTable makes a table, which is empty, with an owner if the kernel knows of
+// those.
+func openTable(name string) (*table, error) { return openTableWith(name, []uint32{flagOwner, 0}) }
+
+// openTableWith makes a table with the first of flags that the kernel knows.
+func openTableWith(name string, flags []uint32) (*table, error) {
 	t := &table{name: name}
 	var err error
 	t.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
@@ -33,12 +37,12 @@ func openTable(name string) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = t.create(flagOwner); err == nil {
-		t.owned = true
-		return t, nil
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) { // older than Linux 5.12
-		err = t.create(0)
+	for _, one := range flags {
+		err = t.create(one)
+		t.owned = one == flagOwner
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) { // older than Linux 5.12
+			break
+		}
 	}
 	if err != nil {
 		_ = t.conn.CloseLasting() // there is an error already
@@ -75,8 +79,11 @@ func (t *table) create(flags uint32) error {
 	if err == nil {
 		_, err = t.raw.Receive()
 	}
-	if errors.Is(err, syscall.EEXIST) {
+	switch {
+	case errors.Is(err, syscall.EEXIST):
 		return fmt.Errorf("there is a table inet %s, which is somebody else's: %w", t.name, err)
+	case errors.Is(err, syscall.EPERM): // of one with an owner, or without the capability
+		return fmt.Errorf("make the table inet %s, unless it is somebody else's: %w", t.name, err)
 	}
 	return err
 }
