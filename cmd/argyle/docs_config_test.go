@@ -22,7 +22,7 @@ func TestDocsConfigs(t *testing.T) {
 	for _, name := range []string{"FAR_PASSWORD", "PARENT_PASSWORD", "CHAIN_PASSWORD"} {
 		t.Setenv(name, "p@ss/word")
 	}
-	for page, least := range map[string]int{"docs/config": 12, "docs/coming-from": 3, "docs/forward": 1, "README": 1} {
+	for page, least := range map[string]int{"docs/config": 12, "docs/coming-from": 3, "docs/forward": 1, "docs/gateway": 3, "README": 1} {
 		blocks := yamlBlocks.FindAllStringSubmatch(docsFile(t, "../../"+page+".md"), -1)
 		if len(blocks) < least {
 			t.Errorf("%s has %d configurations", page, len(blocks))

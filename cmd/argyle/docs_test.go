@@ -17,7 +17,7 @@ import (
 // Every flag of a command is in its page, with its shorthand, its value's name and its default, and no page has another.
 func TestDocsFlags(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"serve", "run", "connect", "forward", "passwd", "check", "explain"} {
+	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "gateway", "passwd", "check", "explain"} {
 		t.Run(name, func(t *testing.T) {
 			page := docsPage(t, name)
 			cmd := commandOf(t, name)
@@ -31,11 +31,9 @@ func TestDocsFlags(t *testing.T) {
 					t.Errorf("the page says nothing of --%s", flag.Name)
 				}
 			}
-			for _, mention := range regexp.MustCompile("`--([a-z-]+)").FindAllStringSubmatch(page, -1) {
+			for _, mention := range regexp.MustCompile("`--([a-z0-9-]+)").FindAllStringSubmatch(page, -1) {
 				// A page may mention another command's flag, but not describe it.
-				known := slices.ContainsFunc(rootCommand().Commands(), func(c *cobra.Command) bool {
-					return lookup(commandOf(t, c.Name()), mention[1]) != nil
-				})
+				known := slices.ContainsFunc(below(rootCommand()), func(c *cobra.Command) bool { return lookup(c, mention[1]) != nil })
 				if !known || rows[mention[1]] != "" && lookup(cmd, mention[1]) == nil {
 					t.Errorf("there is no --%s", mention[1])
 				}
@@ -48,7 +46,7 @@ func TestDocsFlags(t *testing.T) {
 func TestDocsExamples(t *testing.T) {
 	t.Parallel()
 	lines := regexp.MustCompile(`(?m)^    .*\bargyle (serve|run|connect|forward|redirect|tun|gateway|passwd|check|explain) ([^'"|<>#…\n]*)(.*)`)
-	for _, name := range []string{"serve", "run", "connect", "forward", "passwd", "check", "operating"} {
+	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "gateway", "passwd", "check", "operating"} {
 		found := lines.FindAllStringSubmatch(docsPage(t, name), -1)
 		if len(found) == 0 {
 			t.Errorf("%s has no examples", name)
@@ -57,8 +55,12 @@ func TestDocsExamples(t *testing.T) {
 			if strings.HasPrefix(match[3], `"$@"`) {
 				match[2] += " host 1" // what git puts in
 			}
-			cmd := commandOf(t, match[1])
-			if err := cmd.ParseFlags(strings.Fields(match[2])); err != nil {
+			cmd, words := commandOf(t, match[1]), strings.Fields(match[2])
+			for len(words) > 0 && slices.ContainsFunc(cmd.Commands(), func(c *cobra.Command) bool { return c.Name() == words[0] }) {
+				cmd = commandOf(t, strings.Fields(cmd.CommandPath() + " " + words[0])[1:]...)
+				words = words[1:]
+			}
+			if err := cmd.ParseFlags(words); err != nil {
 				t.Errorf("%s: %s: %v", name, match[0], err)
 				continue
 			}
@@ -106,9 +108,18 @@ func docsFile(t testing.TB, path string) string {
 	return string(text)
 }
 
-func commandOf(t testing.TB, name string) *cobra.Command {
+// below are all commands below one, at any depth.
+func below(cmd *cobra.Command) (all []*cobra.Command) {
+	for _, c := range cmd.Commands() {
+		c.InheritedFlags() // makes cobra join them with the command's own
+		all = append(append(all, c), below(c)...)
+	}
+	return all
+}
+
+func commandOf(t testing.TB, path ...string) *cobra.Command {
 	t.Helper()
-	cmd, _, err := rootCommand().Find([]string{name})
+	cmd, _, err := rootCommand().Find(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +164,7 @@ func flagRow(flag *pflag.Flag) string {
 // flagRows reads the rows of a page's table of flags, in the form of flagRow.
 func flagRows(page string) map[string]string {
 	rows := make(map[string]string)
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:-\\w, )?--([a-z-]+)[^`]*)` \\| ([^|]*)\\|").FindAllStringSubmatch(page, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:-\\w, )?--([a-z0-9-]+)[^`]*)` \\| ([^|]*)\\|").FindAllStringSubmatch(page, -1) {
 		rows[row[2]] = row[1] + " = " + strings.TrimSpace(strings.ReplaceAll(row[3], "`", ""))
 	}
 	return rows

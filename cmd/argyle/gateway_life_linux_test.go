@@ -357,3 +357,41 @@ func TestGatewayVerify(t *testing.T) {
 		t.Errorf("MX: %v", reply)
 	}
 }
+
+// A domain has a resolver of its own, and clients have the families that the configuration gives them.
+func TestGatewayZones(t *testing.T) {
+	w, ok := inGatewayWorld(t)
+	if !ok {
+		return
+	}
+	config := writeFile(t, "argyle.yaml", `
+proxy: `+w.serve(t)+`
+gateway:
+  dns: [10.85.1.1, "fd00:85:3::1"]
+  allow: [10.85.1.0/24, "fd00:85:3::/64"]
+  families: [{client: 10.85.1.0/24, families: v4}, auto]
+  verify: true
+  resolvers: {zone.test: "`+outsideResolver+`:53"}
+`)
+	startGatewayIn(t, t.TempDir(), "-c", config, "--resolver", outsideProxy+":54") // where nobody is
+	for _, test := range []struct {
+		from   *network
+		server string
+		qtype  uint16
+		want   int
+	}{
+		{w.four, gateway4, dns.TypeA, 1}, {w.four, gateway4, dns.TypeAAAA, 0},
+		{w.six, gateway6, dns.TypeA, 0}, {w.six, gateway6, dns.TypeAAAA, 1},
+	} {
+		reply := askGateway(t, test.from, test.server, "four.zone.test", test.qtype)
+		if reply.Rcode != dns.RcodeSuccess || len(reply.Answer) != test.want {
+			t.Errorf("%s of %s: %v", dns.Type(test.qtype), test.server, reply)
+		}
+	}
+	if reply := askGateway(t, w.four, gateway4, "unknown.zone.test", dns.TypeA); reply.Rcode != dns.RcodeNameError {
+		t.Errorf("a name that there is not: %v", reply)
+	}
+	if reply := askGateway(t, w.four, gateway4, "www.elsewhere.example", dns.TypeA); reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("a name that the other resolver would know: %v", reply)
+	}
+}

@@ -100,8 +100,8 @@ func (c *checker) items(path string, items []ProxyURL) {
 			c.checkURL(indexed(path, i), s)
 			continue
 		}
-		if c.broken["upstreams"] {
-			continue
+		if c.broken["upstreams"] || c.f.pos(indexed(path, i)).Line == 0 {
+			continue // what the command line says may be a host
 		}
 		hint := c.meantUpstream(s)
 		if hint == "" {

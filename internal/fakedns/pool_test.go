@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -410,4 +412,100 @@ func BenchmarkPoolNew(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Reserved addresses stand for no name, whatever comes, and neither does what goes with them.
+func TestPoolReserved(t *testing.T) {
+	v4 := netip.MustParsePrefix("192.0.2.0/26")
+	reserved := []netip.Addr{netip.MustParseAddr("192.0.2.20"), netip.MustParseAddr("192.0.2.21"), netip.MustParseAddr("198.51.100.1")}
+	p := open(t, Options{IPv4: v4, Share: -1, Reserved: reserved})
+	for i := 0; ; i++ {
+		a4, a6, err := p.Addrs(netip.MustParseAddr("192.0.2.200"), fmt.Sprintf("name-%d.example", i))
+		if errors.Is(err, ErrFull) {
+			if i < 30 {
+				t.Errorf("full after %d names", i)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(reserved, a4) {
+			t.Errorf("%v and %v stand for a name", a4, a6)
+		}
+	}
+	if err := p.Pin("pinned.example", reserved[0]); err == nil {
+		t.Error("a reserved address was pinned")
+	}
+	if _, ok := p.Name(reserved[0]); ok || !p.Contains(reserved[0]) {
+		t.Error("a reserved address has a name, or is of another network")
+	}
+	all := make([]netip.Addr, 0, 64)
+	for addr := v4.Addr(); v4.Contains(addr); addr = addr.Next() {
+		all = append(all, addr)
+	}
+	if _, err := Open(Options{IPv4: v4, Reserved: all}); err == nil {
+		t.Error("a pool without any address is opened")
+	}
+}
+
+// An address that stands for a name is reserved only when nobody can remember it.
+func TestPoolReservedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "journal")
+		p, err := Open(Options{Journal: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr, _, err := p.Addrs(netip.MustParseAddr("192.0.2.1"), "www.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := Open(Options{Journal: path, Reserved: []netip.Addr{addr}}); err == nil || !strings.Contains(err.Error(), "www.example") {
+			t.Errorf("%v, %v: want an error that names www.example", p, err)
+		}
+		time.Sleep(26 * time.Hour)
+		p, err = Open(Options{Journal: path, Reserved: []netip.Addr{addr}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if name, ok := p.Name(addr); ok {
+			t.Errorf("%v stands for %s", addr, name)
+		}
+		if now, _, err := p.Addrs(netip.MustParseAddr("192.0.2.1"), "www.example"); err != nil || now == addr {
+			t.Errorf("the name has %v, %v", now, err)
+		}
+	})
+}
+
+// A name that has a session keeps its address, however long ago anybody asked for it.
+func TestPoolUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := open(t, Options{Names: 1})
+		client := netip.MustParseAddr("192.0.2.1")
+		addr, _, err := p.Addrs(client, "long.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			time.Sleep(20 * time.Hour)
+			p.Use("LONG.example.")
+			p.Use("unknown.example")
+			p.Use("not a name")
+		}
+		if _, _, err := p.Addrs(client, "other.example"); !errors.Is(err, ErrFull) {
+			t.Errorf("another name: %v, want ErrFull", err)
+		}
+		if name, _ := p.Name(addr); name != "long.example" {
+			t.Errorf("%v stands for %q", addr, name)
+		}
+		time.Sleep(25 * time.Hour)
+		if now, _, err := p.Addrs(client, "other.example"); err != nil {
+			t.Errorf("when nobody uses it: %v, %v", now, err)
+		}
+	})
 }

@@ -412,3 +412,18 @@ func BenchmarkAnswer(b *testing.B) {
 		s.Answer(b.Context(), local, q, false)
 	}
 }
+
+func TestAnswerFamiliesOf(t *testing.T) {
+	s := server(t)
+	s.FamiliesOf = func(client netip.Addr) Families {
+		if client.Is4() {
+			return IPv4
+		}
+		return IPv6
+	}
+	for qtype, want := range map[uint16]int{dns.TypeA: 1, dns.TypeAAAA: 0} {
+		if got := ask(t, s, "www.example.", qtype); len(got.Answer) != want {
+			t.Errorf("%s: %v", dns.Type(qtype), got)
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/argyle-socks/argyle"
 )
 
 // privateTable has what Private says, "public" for nothing, and addresses of which it says so: the first and the last
@@ -277,4 +279,36 @@ func naivePrivate4(b [4]byte) bool {
 		return true
 	}
 	return false
+}
+
+// A policy may know of further addresses that are special, and of some that are not.
+func TestSpecial(t *testing.T) {
+	own, taken := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.18.0.20")
+	p, err := New(Policy{Special: func(ip netip.Addr) string {
+		switch ip {
+		case own:
+			return "an address of this host"
+		case taken:
+			return ""
+		}
+		return Private(ip)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		dest, client string
+		allowed      bool
+	}{
+		{"192.0.2.1", "198.51.100.1", false}, {"192.0.2.1", "127.0.0.1", true}, {"192.0.2.2", "198.51.100.1", true},
+		{"198.18.0.20", "198.51.100.1", true}, {"198.18.0.21", "198.51.100.1", false}, {"10.0.0.1", "198.51.100.1", false},
+	} {
+		req := &argyle.Request{
+			Command: argyle.Connect, Dest: argyle.Addr{IP: netip.MustParseAddr(test.dest), Port: 80},
+			Client: netip.AddrPortFrom(netip.MustParseAddr(test.client), 1000),
+		}
+		if d := p.Decide(req, netip.Addr{}); d.Allowed != test.allowed {
+			t.Errorf("%s to %s: %+v", test.client, test.dest, d)
+		}
+	}
 }
