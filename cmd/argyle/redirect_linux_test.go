@@ -233,7 +233,7 @@ func newControlGroup(t *testing.T) (folder, path string) {
 		if _, err := os.Stat(root + "/cgroup.procs"); err != nil {
 			continue
 		}
-		folder, err := os.MkdirTemp(root, "argyle-test-")
+		folder, err := os.MkdirTemp(root, "argyle-test-") //nolint:usetesting // a control group is made there and nowhere else
 		if err != nil {
 			t.Skip(err)
 		}

@@ -346,7 +346,7 @@ func readable(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder, err := os.MkdirTemp("", "argyle-")
+	folder, err := os.MkdirTemp("", "argyle-") //nolint:usetesting // nobody else may read that of a test
 	if err != nil {
 		t.Fatal(err)
 	}
