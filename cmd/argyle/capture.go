@@ -191,9 +191,20 @@ func (c *capture) handler() argyle.Handler { return c.names.handler(c.proxy) }
 // background runs a server until close. If it ends by itself, that is an error,
 // and the first of those is in failed.
 func (c *capture) background(what string, serve func() error, end func() error) {
-	done := make(chan struct{})
+	done := c.spawn(what, serve)
+	c.closers = append(c.closers, func() error {
+		err := end()
+		<-done
+		return err
+	})
+}
+
+// spawn runs a server. done is closed when it has ended; if it has by itself, that
+// is an error, and the first of those is in failed.
+func (c *capture) spawn(what string, serve func() error) (done <-chan struct{}) {
+	ended := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(ended)
 		err := serve()
 		if err == nil || errors.Is(err, transparent.ErrServerClosed) || errors.Is(err, fakedns.ErrServerClosed) {
 			return
@@ -204,11 +215,7 @@ func (c *capture) background(what string, serve func() error, end func() error) 
 		default:
 		}
 	}()
-	c.closers = append(c.closers, func() error {
-		err := end()
-		<-done
-		return err
-	})
+	return ended
 }
 
 // serve waits for what ends a daemon: a signal, after which sessions have

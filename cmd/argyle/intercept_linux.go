@@ -318,14 +318,20 @@ func (i *interception) routes(changes *hostnet.Changes) error {
 			return err
 		}
 	}
-	for _, one := range i.wantedRoutes() {
+	return makeRoutes(changes, i.wantedRoutes())
+}
+
+// makeRoutes makes changes of routing, unless others have their places.
+func makeRoutes(changes *hostnet.Changes, wanted []hostRoute) error {
+	free := map[[2]int]bool{{unix.AF_INET, unix.RT_TABLE_LOCAL}: true, {unix.AF_INET6, unix.RT_TABLE_LOCAL}: true}
+	for _, one := range wanted {
 		if one.rule != nil {
 			if err := changes.Rule(one.rule); err != nil {
 				return err
 			}
 			continue
 		}
-		if one.route.Table != unix.RT_TABLE_LOCAL {
+		if table := [2]int{one.route.Family, one.route.Table}; !free[table] {
 			there, err := netlink.RouteListFiltered(one.route.Family, &netlink.Route{Table: one.route.Table}, netlink.RT_FILTER_TABLE)
 			if err != nil {
 				return fmt.Errorf("list routes: %w", err)
@@ -333,6 +339,7 @@ func (i *interception) routes(changes *hostnet.Changes) error {
 			if len(there) > 0 {
 				return fmt.Errorf("routing table %d is somebody else's: %v", one.route.Table, there[0])
 			}
+			free[table] = true
 		}
 		if err := changes.Route(one.route); err != nil {
 			return err

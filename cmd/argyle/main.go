@@ -98,6 +98,7 @@ func rootCommand() *cobra.Command {
 		connectCommand(common),
 		forwardCommand(common),
 		redirectCommand(common),
+		tunCommand(common),
 		gatewayCommand(common),
 		checkCommand(common),
 		explainCommand(common),

@@ -1,17 +1,16 @@
 package main
 
-// The numbers by which this host's routing and firewall know us. All commands
-// have them here, so that no two use one for different things.
-const (
-	// ownMark is the mark of our own sockets: what carries it is never taken.
-	ownMark = 0x61726779
+// The numbers by which this host's routing and firewall know us, that more than one
+// command has to know of. Those of what redirect and gateway have in common are at
+// [interception].
 
-	// Of argyle tun: a table of routes for all traffic, one for look-ups, and the
-	// first of its rules' priorities.
-	tableTun     = 61726
-	tableTunDNS  = 61727
-	priorityTun  = 6170
-	nameTun      = "tun" // of the record of its changes
-	tunDevice    = "argyle0"
-	tunRuleCount = 10
+// ownMark is the mark of our own sockets, which no command takes the packets of.
+const ownMark = 0x61726779
+
+// Those of tun: the priority of the first of its rules, and its routing tables, of
+// which the second is for look-ups.
+const (
+	tunPriority  = 120
+	tunTable     = 61720
+	tunNameTable = 61721
 )

@@ -200,11 +200,19 @@ func (r *redirector) poolOptions() (o fakedns.Options) {
 	if len(r.From)+len(r.FromLinks) == 0 {
 		o.Share = -1 // one client is all there is
 	}
-	if id, err := os.ReadFile("/etc/machine-id"); err == nil && len(id) > 0 {
-		key := sha256.Sum256(append([]byte("argyle redirect "), id...))
-		o.Key = key[:]
-	}
+	o.Key = hostKey(nameRedirect)
 	return o
+}
+
+// hostKey is a key for the addresses of names that is the same whenever this host
+// starts; nil if it has nothing that stays the same.
+func hostKey(command string) []byte {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil || len(id) == 0 {
+		return nil
+	}
+	key := sha256.Sum256(append([]byte("argyle "+command+" "), id...))
+	return key[:]
 }
 
 // pools returns those of a pool that this host can have.
@@ -256,15 +264,15 @@ func cleanUp(name string) error {
 
 // mayIntercept is an error without the right to change this host's routing.
 func mayIntercept(command string) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("ask for capabilities: %w", err)
-	}
-	for _, need := range []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
-		if data[0].Effective&(1<<need) == 0 {
-			return fmt.Errorf("%s changes routing and firewall, which takes root, or CAP_NET_ADMIN and CAP_NET_RAW", command)
-		}
+	if !hasCapability(unix.CAP_NET_ADMIN) || !hasCapability(unix.CAP_NET_RAW) {
+		return fmt.Errorf("%s changes routing and firewall, which takes root, or CAP_NET_ADMIN and CAP_NET_RAW", command)
 	}
 	return nil
+}
+
+// hasCapability reports whether we have one, such as unix.CAP_NET_ADMIN.
+func hasCapability(number int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<number) != 0
 }

@@ -30,14 +30,14 @@ type ownLookups struct {
 }
 
 // markSockets has our own sockets marked, which are never taken.
-func (r *redirector) markSockets(file *config.File) *ownLookups {
+func (c *capture) markSockets(file *config.File) *ownLookups {
 	own := &ownLookups{proxies: proxyNames(file), now: make(map[string]int)}
-	r.world.control = markOwn
+	c.world.control = markOwn
 	dialer := &net.Dialer{Control: markOwn}
-	r.world.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+	c.world.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dialer.DialContext(ctx, network, beyondStub(address))
 	}
-	r.world.looking = own.looking
+	c.world.looking = own.looking
 	return own
 }
 

@@ -39,7 +39,7 @@ func TestSend(t *testing.T) {
 			if !s.send(ends[0], ends[1], payload) {
 				t.Fatalf("%d bytes were not sent", size)
 			}
-			p, ok := parse(d.written[0])
+			p, ok := parse(d.written[0], len(d.written[0]))
 			if !ok || p.protocol != header.UDPProtocolNumber {
 				t.Fatalf("%d bytes: parse = %t, protocol %d", size, ok, p.protocol)
 			}
@@ -77,7 +77,7 @@ func TestUnreachable(t *testing.T) {
 			d := new(device)
 			s := &Server{Device: d, MTU: 1500}
 			syn := segment(ends[1], ends[0], header.TCPFlagSyn)
-			p, ok := parse(syn)
+			p, ok := parse(syn, len(syn))
 			if !ok {
 				t.Fatal("the SYN is not parsed")
 			}
@@ -88,7 +88,7 @@ func TestUnreachable(t *testing.T) {
 			if len(d.written) != 1 {
 				t.Fatalf("%d errors were sent, want 1", len(d.written))
 			}
-			got, ok := parse(d.written[0])
+			got, ok := parse(d.written[0], len(d.written[0]))
 			if !ok || got.src != ends[0].Addr() || got.dst != ends[1].Addr() {
 				t.Fatalf("error from %v to %v", got.src, got.dst)
 			}
@@ -137,7 +137,7 @@ func FuzzPacket(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0x45})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, ok := parse(b)
+		p, ok := parse(b, len(b))
 		if !ok {
 			return
 		}

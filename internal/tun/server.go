@@ -3,15 +3,12 @@ package tun
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
-	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/argyle-socks/argyle"
@@ -27,8 +24,14 @@ type Server struct {
 	// Device gives and takes one IP packet at a time. The Server closes it.
 	Device io.ReadWriteCloser
 
-	// MTU is the length of the longest packet.
+	// MTU is the length of the longest packet that the network has.
 	MTU int
+
+	// Header is the length of the virtio_net_hdr that the device has before
+	// each packet (IFF_VNET_HDR), at most 64: 10, if nobody has said otherwise.
+	// Then a packet may stand for many, and checksums need not be there. 0
+	// means that there are no such headers.
+	Header int
 
 	// Handler answers the calls.
 	Handler argyle.Handler
@@ -42,31 +45,38 @@ type Server struct {
 	// 53 of server in a datagram, or nil for none.
 	DNS func(ctx context.Context, client, server netip.AddrPort, query []byte) (answer []byte)
 
+	// RejectUDP says that datagrams, but for those of DNS, are refused: the
+	// way has none.
+	RejectUDP bool
+
+	// Ping says whether an echo request of client to dest is to be answered.
+	// nil means that none is: they are refused.
+	Ping func(ctx context.Context, client, dest netip.Addr) bool
+
 	// Inbound is what rules and logs call the way in.
 	Inbound string
 
 	// Log takes what an operator should know; nil discards it.
 	Log *slog.Logger
 
-	packets transparent.PacketServer
-	stack   *stack.Stack
-	link    *channel.Endpoint
-	ctx     context.Context // of the calls
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	syns    syns
+	packets  transparent.PacketServer
+	stack    *stack.Stack
+	link     *link
+	control  *control
+	receiver receiver
+	ctx      context.Context // of the calls
+	cancel   context.CancelFunc
+	syns     syns
+
+	draining atomic.Bool
 
 	mu     sync.Mutex
 	closed bool
 }
 
 // maxInFlight bounds the connections that wait for an answer; what comes beyond
-// is dropped and comes again. linkQueue is how many packets may wait for the
-// device.
-const (
-	maxInFlight = 1024
-	linkQueue   = 1024
-)
+// is dropped and comes again.
+const maxInFlight = 1024
 
 // Serve reads packets until Close, and then returns [ErrServerClosed]. It may be
 // called once.
@@ -75,21 +85,32 @@ func (s *Server) Serve() error {
 		return err
 	}
 	defer s.end()
-	buf := make([]byte, s.MTU)
 	err := s.packets.ServeFrom(func(receive func(src, dst netip.AddrPort, payload []byte)) error {
-		n, err := s.Device.Read(buf)
-		if err != nil {
-			return fmt.Errorf("read from the tun device: %w", err)
-		}
-		s.packet(buf[:n], receive)
-		return nil
+		return s.receiver.read(receive)
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	for errors.Is(err, transparent.ErrServerClosed) && !s.isClosed() {
+		if rerr := s.receiver.read(nil); rerr != nil {
+			err = rerr
+		}
+	}
+	s.receiver.in.release()
+	if s.isClosed() {
 		return ErrServerClosed
 	}
 	return err
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Drain refuses what is new from now on, and ends associations, which have no end
+// of their own. Connections go on.
+func (s *Server) Drain() error {
+	s.draining.Store(true)
+	return s.packets.Close()
 }
 
 // Close stops reading, cancels the calls and resets what was accepted.
@@ -116,12 +137,13 @@ func (s *Server) begin() (err error) {
 	}
 	s.packets.Handler, s.packets.Name, s.packets.DNS = s.Handler, s.Name, s.DNS
 	s.packets.Inbound, s.packets.Log, s.packets.Send = s.Inbound, s.Log, s.send
-	s.link = channel.New(linkQueue, uint32(s.MTU), "")
-	if s.stack, err = newStack(s.link, s.accept); err != nil {
+	s.link = &link{wire: newWire(s.Device, s.Header), header: s.Header, mtu: uint32(s.MTU)}
+	s.receiver.server = s
+	s.control = newControl(s)
+	if s.stack, err = newStack(s.link, s.accept, s.receiver.reassembled); err != nil {
 		return err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.wg.Go(s.write)
 	return nil
 }
 
@@ -129,41 +151,7 @@ func (s *Server) begin() (err error) {
 func (s *Server) end() {
 	_ = s.Close() // the device may be closed already
 	s.cancel()
+	s.control.wg.Wait()
 	s.stack.Close()
-	s.link.Close()
-	s.wg.Wait()
 	s.stack.Wait()
-}
-
-// write gives the packets of the stack to the device.
-func (s *Server) write() {
-	for {
-		pkt := s.link.ReadContext(s.ctx)
-		if pkt == nil {
-			return
-		}
-		view := pkt.ToView()
-		_, _ = s.Device.Write(view.AsSlice()) // TCP sends again what is lost
-		view.Release()
-		pkt.DecRef()
-	}
-}
-
-// packet deals with one packet of the device.
-func (s *Server) packet(b []byte, receive func(src, dst netip.AddrPort, payload []byte)) {
-	p, ok := parse(b)
-	if !ok {
-		return
-	}
-	switch p.protocol {
-	case header.UDPProtocolNumber:
-		if src, dst, payload, ok := p.datagram(); ok {
-			receive(src, dst, payload)
-		}
-	case header.TCPProtocolNumber:
-		s.syns.note(&p)
-		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
-		s.link.InjectInbound(p.network, pkt)
-		pkt.DecRef()
-	}
 }

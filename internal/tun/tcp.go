@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -32,6 +33,10 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	id := pair(r.ID())
 	c := &call{server: s, syn: r, pair: id}
 	c.request = argyle.Request{Command: argyle.Connect, Dest: argyle.AddrFrom(id.dst), Client: id.src, Inbound: s.Inbound}
+	if s.draining.Load() {
+		c.Reject(syscall.ECONNREFUSED)
+		return
+	}
 	defer func() {
 		c.Reject(errNotAnswered) // unless it was answered
 		if v := recover(); v != nil && s.Log != nil {
@@ -104,8 +109,16 @@ func (c *call) Reject(reason error) {
 	syn := c.server.syns.take(c.pair)
 	errno := transparent.Errno(reason)
 	c.syn.Complete(errno == syscall.ECONNREFUSED)
-	if errno == syscall.EHOSTUNREACH || errno == syscall.ENETUNREACH {
-		c.server.unreachable(c.pair, syn, errno)
+	code := codeHost
+	switch errno {
+	case syscall.ENETUNREACH:
+		code = codeNetwork
+	case syscall.EHOSTUNREACH:
+	default:
+		return
+	}
+	if syn != nil {
+		c.server.unreachable(c.pair.dst.Addr(), c.pair.src.Addr(), syn, code)
 	}
 }
 
@@ -162,7 +175,7 @@ const quoted = 8
 
 // note keeps the beginning of a SYN.
 func (s *syns) note(p *packet) {
-	if len(p.payload) < header.TCPMinimumSize {
+	if len(p.payload) < header.TCPMinimumSize || p.later {
 		return
 	}
 	h := header.TCP(p.payload)
@@ -170,7 +183,7 @@ func (s *syns) note(p *packet) {
 		return
 	}
 	key := addrPair{netip.AddrPortFrom(p.src, h.SourcePort()), netip.AddrPortFrom(p.dst, h.DestinationPort())}
-	head := append([]byte(nil), p.bytes[:len(p.bytes)-len(p.payload)+quoted]...)
+	head := bytes.Clone(p.bytes[:len(p.bytes)-len(p.payload)+quoted])
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heads == nil {
@@ -188,38 +201,4 @@ func (s *syns) take(key addrPair) []byte {
 	head := s.heads[key]
 	delete(s.heads, key)
 	return head
-}
-
-// unreachable sends an ICMP error about a SYN.
-func (s *Server) unreachable(p addrPair, syn []byte, errno syscall.Errno) {
-	if syn == nil {
-		return
-	}
-	var b []byte
-	if p.src.Addr().Is4() {
-		b = appendIP(nil, p.dst.Addr(), p.src.Addr(), header.ICMPv4ProtocolNumber, header.ICMPv4MinimumSize+len(syn))
-		at := len(b)
-		b = append(append(b, make([]byte, header.ICMPv4MinimumSize)...), syn...)
-		h := header.ICMPv4(b[at:])
-		h.SetType(header.ICMPv4DstUnreachable)
-		h.SetCode(header.ICMPv4HostUnreachable)
-		if errno == syscall.ENETUNREACH {
-			h.SetCode(header.ICMPv4NetUnreachable)
-		}
-		h.SetChecksum(header.ICMPv4Checksum(h, 0))
-	} else {
-		b = appendIP(nil, p.dst.Addr(), p.src.Addr(), header.ICMPv6ProtocolNumber, header.ICMPv6DstUnreachableMinimumSize+len(syn))
-		at := len(b)
-		b = append(append(b, make([]byte, header.ICMPv6DstUnreachableMinimumSize)...), syn...)
-		h := header.ICMPv6(b[at:])
-		h.SetType(header.ICMPv6DstUnreachable)
-		h.SetCode(header.ICMPv6AddressUnreachable)
-		if errno == syscall.ENETUNREACH {
-			h.SetCode(header.ICMPv6NetworkUnreachable)
-		}
-		h.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
-			Header: h, Src: address(p.dst.Addr()), Dst: address(p.src.Addr()),
-		}))
-	}
-	_, _ = s.Device.Write(b) // or the client tries again
 }
