@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"syscall"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -22,6 +21,13 @@ func (d *device) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// serverOf is a server that sends, but does not serve.
+func serverOf(d *device, mtu int) *Server {
+	s := &Server{Device: d, MTU: mtu}
+	s.link = &link{wire: newPlainWire(d, 0), mtu: uint32(mtu)}
+	return s
+}
+
 func endpoints() [][2]netip.AddrPort {
 	return [][2]netip.AddrPort{
 		{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("10.0.0.2:40000")},
@@ -34,7 +40,7 @@ func TestSend(t *testing.T) {
 	for _, ends := range endpoints() {
 		for _, size := range []int{0, 1, 2, 1401, 65000} {
 			d := new(device)
-			s := &Server{Device: d, MTU: 65520}
+			s := serverOf(d, 65520)
 			payload := bytes.Repeat([]byte{0xa5}, size)
 			if !s.send(ends[0], ends[1], payload) {
 				t.Fatalf("%d bytes were not sent", size)
@@ -60,10 +66,10 @@ func TestSend(t *testing.T) {
 
 // What is too long for the device, or of two families, is not sent.
 func TestSendNot(t *testing.T) {
-	s := &Server{Device: new(device), MTU: 1500}
+	s := serverOf(new(device), 1500)
 	ends := endpoints()
-	if s.send(ends[0][0], ends[0][1], make([]byte, 1473)) {
-		t.Error("a datagram was sent that is longer than the MTU allows")
+	if s.send(ends[0][0], ends[0][1], make([]byte, 65508)) {
+		t.Error("a datagram was sent that is longer than any packet")
 	}
 	if s.send(ends[0][0], ends[1][1], nil) {
 		t.Error("a datagram was sent from IPv4 to IPv6")
@@ -73,9 +79,9 @@ func TestSendNot(t *testing.T) {
 // An ICMP error quotes the SYN that it is about, once.
 func TestUnreachable(t *testing.T) {
 	for _, ends := range endpoints() {
-		for errno, codes := range map[syscall.Errno][2]int{syscall.EHOSTUNREACH: {1, 3}, syscall.ENETUNREACH: {0, 0}} {
+		for said, codes := range map[unreachableCode][2]int{codeHost: {1, 3}, codeNetwork: {0, 0}, codePort: {3, 4}} {
 			d := new(device)
-			s := &Server{Device: d, MTU: 1500}
+			s := serverOf(d, 1500)
 			syn := segment(ends[1], ends[0], header.TCPFlagSyn)
 			p, ok := parse(syn, len(syn))
 			if !ok {
@@ -83,8 +89,10 @@ func TestUnreachable(t *testing.T) {
 			}
 			s.syns.note(&p)
 			pair := addrPair{ends[1], ends[0]}
-			s.unreachable(pair, s.syns.take(pair), errno)
-			s.unreachable(pair, s.syns.take(pair), errno)
+			s.unreachable(ends[0].Addr(), ends[1].Addr(), s.syns.take(pair), said)
+			if again := s.syns.take(pair); again != nil {
+				t.Errorf("the SYN is quoted twice: %x", again)
+			}
 			if len(d.written) != 1 {
 				t.Fatalf("%d errors were sent, want 1", len(d.written))
 			}
@@ -97,7 +105,7 @@ func TestUnreachable(t *testing.T) {
 				typ, code = int(header.ICMPv6DstUnreachable), codes[1]
 			}
 			if int(got.payload[0]) != typ || int(got.payload[1]) != code || !bytes.Equal(got.payload[want:], syn[:len(syn)-12]) {
-				t.Errorf("%v: %x does not say %v of %x", got.src, got.payload, errno, syn)
+				t.Errorf("%v: %x does not say %v of %x", got.src, got.payload, said, syn)
 			}
 		}
 	}
@@ -116,7 +124,7 @@ func segment(src, dst netip.AddrPort, flags header.TCPFlags) []byte {
 
 // Serve ends with the device.
 func TestServeEnds(t *testing.T) {
-	s := &Server{Device: new(device), MTU: 1500}
+	s := serverOf(new(device), 1500)
 	if err := s.Serve(); err == nil || errors.Is(err, ErrServerClosed) || !errors.Is(err, io.EOF) {
 		t.Errorf("Serve returned %v, want the device's EOF", err)
 	}
@@ -129,7 +137,7 @@ func TestServeEnds(t *testing.T) {
 func FuzzPacket(f *testing.F) {
 	for _, ends := range endpoints() {
 		d := new(device)
-		s := &Server{Device: d, MTU: 1500}
+		s := serverOf(d, 1500)
 		s.send(ends[0], ends[1], []byte("payload"))
 		f.Add(d.written[0])
 		f.Add(segment(ends[0], ends[1], header.TCPFlagSyn))
