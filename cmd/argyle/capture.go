@@ -35,6 +35,7 @@ type capture struct {
 	running sync.WaitGroup // of checks
 	closers []func() error
 	undo    []func() error // of what sessions need as long as they live
+	signals chan os.Signal // see catch
 	failed  chan error     // what ends the program; nil for a good end
 }
 
@@ -218,12 +219,17 @@ func (c *capture) spawn(what string, serve func() error) (done <-chan struct{}) 
 	return ended
 }
 
+// catch has signals wait for serve: whatever has been changed before is taken back
+// then.
+func (c *capture) catch() {
+	c.signals = make(chan os.Signal, 4)
+	signal.Notify(c.signals, os.Interrupt, syscall.SIGTERM)
+}
+
 // serve waits for what ends a daemon: a signal, after which sessions have
 // drainSessions or until the next one, or a server that has failed.
 func (c *capture) serve(ctx context.Context) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	defer signal.Stop(c.signals)
 	if err := systemd.Ready(); err != nil {
 		c.log.Warn("systemd was not told", "err", err)
 	}
@@ -232,7 +238,7 @@ func (c *capture) serve(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case sig := <-signals:
+	case sig := <-c.signals:
 		c.log.Info("stopping", "signal", sig.String(), "drain", drainSessions)
 	}
 	_ = systemd.Stopping() // what it cannot hear, it will see
@@ -241,7 +247,7 @@ func (c *capture) serve(ctx context.Context) error {
 	defer cancel()
 	go func() {
 		select {
-		case <-signals:
+		case <-c.signals:
 			cancel()
 		case <-ctx.Done():
 		}

@@ -97,6 +97,7 @@ func runForward(ctx context.Context, common *commonFlags, f *forwardFlags) error
 		return err
 	}
 	defer fw.close()
+	fw.catch()
 	if err := fw.begin(ctx, file.Forward, len(file.Rules) > 0); err != nil {
 		return err
 	}

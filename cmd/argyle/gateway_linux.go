@@ -74,6 +74,7 @@ func runGateway(ctx context.Context, common *commonFlags, f *gatewayFlags) error
 
 // run serves until it is told to end.
 func (g *gatewayd) run(ctx context.Context, f *captureFlags) (err error) {
+	g.catch()
 	changes, err := hostnet.Open(nameGateway)
 	if err != nil {
 		return err

@@ -7,9 +7,10 @@ package main
 // ownMark is the mark of our own sockets, which no command takes the packets of.
 const ownMark = 0x61726779
 
-// Those of tun: the priority of the first of its rules, and its routing tables, of
-// which the second is for look-ups.
+// Those of tun: the mark of look-ups that are routed once more, the priority of the
+// first of its rules, and its routing tables, of which the second is for look-ups.
 const (
+	tunMark      = 0x61726720
 	tunPriority  = 120
 	tunTable     = 61720
 	tunNameTable = 61721

@@ -162,6 +162,7 @@ func (r *redirector) run(ctx context.Context, file *config.File, f *captureFlags
 		r.close()
 		r.remove() // after the sessions, which need the rules
 	}()
+	r.catch()
 	changes, err := hostnet.Open(nameRedirect)
 	if err != nil {
 		return err

@@ -104,6 +104,7 @@ func (t *tunnel) runOwn(ctx context.Context, file *config.File, f *tunFlags) (er
 		return err
 	}
 	t.own = t.markSockets(file)
+	t.catch()
 	changes, err := hostnet.Open(nameTun)
 	if err != nil {
 		return err
@@ -127,6 +128,9 @@ func (t *tunnel) runOwn(ctx context.Context, file *config.File, f *tunFlags) (er
 	}
 	t.serveDevice()
 	t.answerLocally()
+	if err := t.addRules(changes); err != nil {
+		return err
+	}
 	if err := t.routing.change(changes); err != nil {
 		return err
 	}
@@ -134,8 +138,24 @@ func (t *tunnel) runOwn(ctx context.Context, file *config.File, f *tunFlags) (er
 	return t.serve(ctx)
 }
 
+// addRules adds those of nf_tables, without which most goes well.
+func (t *tunnel) addRules(changes *hostnet.Changes) error {
+	rules := t.routing.linkRules()
+	if err := changes.Table(rules.Table); err != nil {
+		return err
+	}
+	in, err := rules.Install()
+	if err != nil {
+		t.log.Warn("answers to visitors go to the proxy, and resolvers that choose an interface can ask past it", "err", err)
+		return nil
+	}
+	t.undo = append(t.undo, in.Close)
+	return nil
+}
+
 // runAdopted takes what comes by a device that is there already.
 func (t *tunnel) runAdopted(ctx context.Context, file *config.File, f *tunFlags) (err error) {
+	t.catch()
 	if t.device, err = tun.Adopt(f.fd); err != nil {
 		return usagef("--fd: %w", err)
 	}

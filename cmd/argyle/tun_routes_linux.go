@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/argyle-socks/argyle/internal/hostnet"
+	"github.com/argyle-socks/argyle/internal/transparent"
 )
 
 // tunRouting is what leads this host's packets to the device.
@@ -117,6 +118,9 @@ func (t *tunRouting) rules(family ipFamily) []hostRoute {
 				r.IPProto, r.Dport, r.Table = protocol, netlink.NewRulePortRange(53, 53), tunNameTable
 			})
 		}
+		a.add(fmt.Sprintf("fwmark 0x%x lookup %d", tunMark, tunNameTable), func(r *netlink.Rule) {
+			r.Mark, r.Table = tunMark, tunNameTable
+		})
 	}
 	for _, to := range t.taken(family) {
 		words := fmt.Sprintf("to %v ", to)
@@ -144,7 +148,7 @@ func (t *tunRouting) rules(family ipFamily) []hostRoute {
 func (t *tunRouting) countRules(family ipFamily) int {
 	n := 2 + 2*len(t.taken(family))
 	if t.lookups {
-		n += 2
+		n += 3
 	}
 	return n
 }
@@ -187,6 +191,15 @@ func (t *tunRouting) change(changes *hostnet.Changes) error {
 	return makeRoutes(changes, t.wanted())
 }
 
+// linkRules are the rules of nf_tables.
+func (t *tunRouting) linkRules() *transparent.LinkRules {
+	r := &transparent.LinkRules{Table: "argyle-tun", Link: t.device, DNS: t.lookups, Except: t.except, Mark: tunMark, Own: ownMark}
+	for _, family := range ipFamilies() {
+		r.Addrs = append(r.Addrs, netip.PrefixFrom(family.own, family.own.BitLen()))
+	}
+	return r
+}
+
 // reversePath is the sysctl that holds for every interface that has no greater one.
 const reversePath = "net/ipv4/conf/all/rp_filter"
 
@@ -220,5 +233,6 @@ func (t *tunRouting) plan(mtu int) string {
 	for _, one := range t.wanted() {
 		fmt.Fprintln(&w, one.words)
 	}
+	fmt.Fprintf(&w, "\n%s", t.linkRules().Plan())
 	return w.String()
 }

@@ -39,9 +39,20 @@ func newBuilder(conn *nftables.Conn, name string) *builder {
 // base adds a chain that sees packets at a hook.
 func (b *builder) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
 	b.said = append(b.said, &saidChain{name: name, kind: fmt.Sprintf("type %s hook %s priority %s; policy accept;",
-		kind, map[*nftables.ChainHook]string{nftables.ChainHookPrerouting: "prerouting", nftables.ChainHookOutput: "output"}[hook],
+		kind, hookWords(hook),
 		priorityWords(hook, priority))})
 	return b.conn.AddChain(&nftables.Chain{Name: name, Table: b.table, Type: kind, Hooknum: hook, Priority: &priority})
+}
+
+// hookWords is what nft calls a hook.
+func hookWords(hook *nftables.ChainHook) string {
+	switch hook {
+	case nftables.ChainHookPrerouting:
+		return "prerouting"
+	case nftables.ChainHookPostrouting:
+		return "postrouting"
+	}
+	return "output"
 }
 
 // priorityWords is how nft writes a priority.

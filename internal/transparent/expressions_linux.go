@@ -114,6 +114,14 @@ func iifname(link string, op expr.CmpOp) part {
 	}
 }
 
+// oifname matches the packets that leave by a link, or by any other.
+func oifname(link string, op expr.CmpOp) part {
+	p := iifname(link, op)
+	p.words = "o" + p.words[1:]
+	p.exprs[0] = meta(expr.MetaKeyOIFNAME)
+	return p
+}
+
 // side is which address of a packet is meant.
 type side int
 
@@ -174,6 +182,8 @@ func addrIn(s side, set *nftables.Set) part {
 }
 
 func acceptPacket() part { return part{"accept", []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}} }
+
+func dropPacket() part { return part{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}} }
 
 func returnPacket() part { return part{"return", []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}} }
 

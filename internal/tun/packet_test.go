@@ -2,11 +2,13 @@ package tun
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/netip"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -21,10 +23,12 @@ func (d *device) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// serverOf is a server that sends, but does not serve.
-func serverOf(d *device, mtu int) *Server {
-	s := &Server{Device: d, MTU: mtu}
-	s.link = &link{wire: newPlainWire(d, 0), mtu: uint32(mtu)}
+// newTestServer returns a server that serves nobody yet.
+func newTestServer(d io.ReadWriteCloser, header int) *Server {
+	s := &Server{Device: d, MTU: 1500, Header: header}
+	s.link = &link{wire: newPlainWire(d, header), header: header, mtu: 1500}
+	s.control = newControl(s)
+	s.receiver.server = s
 	return s
 }
 
@@ -40,7 +44,7 @@ func TestSend(t *testing.T) {
 	for _, ends := range endpoints() {
 		for _, size := range []int{0, 1, 2, 1401, 65000} {
 			d := new(device)
-			s := serverOf(d, 65520)
+			s := newTestServer(d, 0)
 			payload := bytes.Repeat([]byte{0xa5}, size)
 			if !s.send(ends[0], ends[1], payload) {
 				t.Fatalf("%d bytes were not sent", size)
@@ -64,12 +68,12 @@ func TestSend(t *testing.T) {
 	}
 }
 
-// What is too long for the device, or of two families, is not sent.
+// What is too long for any packet, or of two families, is not sent.
 func TestSendNot(t *testing.T) {
-	s := serverOf(new(device), 1500)
+	s := newTestServer(new(device), 0)
 	ends := endpoints()
 	if s.send(ends[0][0], ends[0][1], make([]byte, 65508)) {
-		t.Error("a datagram was sent that is longer than any packet")
+		t.Error("a datagram was sent that is longer than any")
 	}
 	if s.send(ends[0][0], ends[1][1], nil) {
 		t.Error("a datagram was sent from IPv4 to IPv6")
@@ -79,9 +83,9 @@ func TestSendNot(t *testing.T) {
 // An ICMP error quotes the SYN that it is about, once.
 func TestUnreachable(t *testing.T) {
 	for _, ends := range endpoints() {
-		for said, codes := range map[unreachableCode][2]int{codeHost: {1, 3}, codeNetwork: {0, 0}, codePort: {3, 4}} {
+		for code, want := range map[unreachableCode][2]int{codeHost: {1, 3}, codeNetwork: {0, 0}, codePort: {3, 4}, codeProhibited: {13, 1}} {
 			d := new(device)
-			s := serverOf(d, 1500)
+			s := newTestServer(d, 0)
 			syn := segment(ends[1], ends[0], header.TCPFlagSyn)
 			p, ok := parse(syn, len(syn))
 			if !ok {
@@ -89,23 +93,21 @@ func TestUnreachable(t *testing.T) {
 			}
 			s.syns.note(&p)
 			pair := addrPair{ends[1], ends[0]}
-			s.unreachable(ends[0].Addr(), ends[1].Addr(), s.syns.take(pair), said)
+			quoted := s.syns.take(pair)
 			if again := s.syns.take(pair); again != nil {
-				t.Errorf("the SYN is quoted twice: %x", again)
+				t.Error("a SYN is kept that was taken")
 			}
-			if len(d.written) != 1 {
-				t.Fatalf("%d errors were sent, want 1", len(d.written))
-			}
+			s.unreachable(pair.dst.Addr(), pair.src.Addr(), quoted, code)
 			got, ok := parse(d.written[0], len(d.written[0]))
 			if !ok || got.src != ends[0].Addr() || got.dst != ends[1].Addr() {
 				t.Fatalf("error from %v to %v", got.src, got.dst)
 			}
-			typ, code, want := int(header.ICMPv4DstUnreachable), codes[0], 8
+			typ, number := int(header.ICMPv4DstUnreachable), want[0]
 			if got.src.Is6() {
-				typ, code = int(header.ICMPv6DstUnreachable), codes[1]
+				typ, number = int(header.ICMPv6DstUnreachable), want[1]
 			}
-			if int(got.payload[0]) != typ || int(got.payload[1]) != code || !bytes.Equal(got.payload[want:], syn[:len(syn)-12]) {
-				t.Errorf("%v: %x does not say %v of %x", got.src, got.payload, said, syn)
+			if int(got.payload[0]) != typ || int(got.payload[1]) != number || !bytes.Equal(got.payload[8:], syn[:len(syn)-12]) {
+				t.Errorf("%v: %x does not say %v of %x", got.src, got.payload, code, syn)
 			}
 		}
 	}
@@ -124,7 +126,7 @@ func segment(src, dst netip.AddrPort, flags header.TCPFlags) []byte {
 
 // Serve ends with the device.
 func TestServeEnds(t *testing.T) {
-	s := serverOf(new(device), 1500)
+	s := &Server{Device: new(device), MTU: 1500}
 	if err := s.Serve(); err == nil || errors.Is(err, ErrServerClosed) || !errors.Is(err, io.EOF) {
 		t.Errorf("Serve returned %v, want the device's EOF", err)
 	}
@@ -133,31 +135,39 @@ func TestServeEnds(t *testing.T) {
 	}
 }
 
-// Whatever comes from the device, nothing panics.
-func FuzzPacket(f *testing.F) {
-	for _, ends := range endpoints() {
-		d := new(device)
-		s := serverOf(d, 1500)
-		s.send(ends[0], ends[1], []byte("payload"))
-		f.Add(d.written[0])
-		f.Add(segment(ends[0], ends[1], header.TCPFlagSyn))
-	}
-	f.Add([]byte{})
-	f.Add([]byte{0x45})
-	f.Fuzz(func(t *testing.T, b []byte) {
+// Headers of IPv6 before the payload's are passed over, and fragments are known.
+func TestExtensions(t *testing.T) {
+	src, dst := endpoints()[1][1].Addr(), endpoints()[1][0].Addr()
+	udp := []byte{0, 1, 0, 2, 0, 8, 0, 0}
+	for _, test := range []struct {
+		what            string
+		first           byte
+		headers         string
+		protocol        int
+		fragment, later bool
+	}{
+		{"hop by hop", 0, "1100010400000000", 17, false, false},
+		{"destination options of 16 bytes", 60, "11010104000000000000000000000000", 17, false, false},
+		{"routing, then hop by hop", 43, "00000000000000001100010400000000", 17, false, false},
+		{"first fragment", 44, "1100000100000001", 17, true, false},
+		{"later fragment", 44, "1100000800000001", 17, true, true},
+		{"cut off", 0, "11ff0104000000", 0, false, false},
+		{"unknown", 135, "1100000000000000", 135, false, false},
+	} {
+		rest, err := hex.DecodeString(test.headers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.protocol == 17 {
+			rest = append(rest, udp...)
+		}
+		b := append(appendIP(nil, src, dst, tcpip.TransportProtocolNumber(test.first), len(rest)), rest...)
 		p, ok := parse(b, len(b))
-		if !ok {
-			return
+		if !ok || int(p.protocol) != test.protocol || p.fragment != test.fragment || p.later != test.later {
+			t.Errorf("%s: protocol %d, fragment %t, later %t, %t", test.what, p.protocol, p.fragment, p.later, ok)
 		}
-		if src, dst, payload, ok := p.datagram(); ok && (len(payload) > len(b) || !src.IsValid() || !dst.IsValid()) {
-			t.Errorf("datagram of %d bytes in %d", len(payload), len(b))
+		if test.protocol == 17 && !bytes.Equal(p.payload, udp) {
+			t.Errorf("%s: payload %x", test.what, p.payload)
 		}
-		var s syns
-		s.note(&p)
-		for _, head := range s.heads {
-			if len(head) > len(b) {
-				t.Error("more is quoted than there is")
-			}
-		}
-	})
+	}
 }

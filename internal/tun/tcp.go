@@ -146,6 +146,20 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, known(err)
 }
 
+// WriteSome writes as much of b as there is room for, and waits only while there is
+// none.
+func (c *conn) WriteSome(b []byte) (int, error) {
+	var r bytes.Reader
+	r.Reset(b)
+	if n, err := c.endpoint.Write(&r, tcpip.WriteOptions{}); err == nil && n > 0 {
+		return int(n), nil
+	}
+	return c.Write(b[:min(len(b), waitingWrite)]) // it knows of deadlines, and of errors
+}
+
+// waitingWrite is how much is written at once where there is no room.
+const waitingWrite = 16 << 10
+
 // known gives the errors of the stack the numbers of the system's.
 func known(err error) error {
 	var op *net.OpError
