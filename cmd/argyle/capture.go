@@ -131,12 +131,21 @@ func noProxyRule(list string) (config.Rule, bool) {
 		}
 		host, port := splitEntry(entry)
 		domain := strings.Trim(strings.TrimPrefix(host, "*"), ".")
-		if _, err := netip.ParseAddr(trimBrackets(host)); err == nil || port != 0 || strings.Contains(entry, "/") || domain == "" {
+		if _, err := netip.ParseAddr(trimBrackets(host)); err == nil || port != 0 || strings.Contains(entry, "/") || !isHostPattern(domain) {
 			continue
 		}
 		rule.To = append(rule.To, "."+domain)
 	}
 	return rule, len(rule.To) > 0
+}
+
+// isHostPattern reports whether a domain can be that of a name: NO_PROXY has all
+// kinds of things in it, which others understand.
+func isHostPattern(domain string) bool {
+	plain := func(r rune) bool {
+		return r == '-' || r == '_' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r > 0x7f
+	}
+	return domain != "" && strings.Trim(domain, "0123456789.") != "" && !strings.ContainsFunc(domain, func(r rune) bool { return !plain(r) })
 }
 
 // open makes the way from a call to the proxy.
@@ -152,7 +161,7 @@ func (c *capture) open(file *config.File, f *captureFlags, pool fakedns.Options)
 	if c.names, err = openNames(f.dns, pool, resolver, policy, c.log); err != nil {
 		return err
 	}
-	c.world.addresses = shownAddresses{c.names}
+	c.world.addresses = shownAddresses{}
 	set, err := c.world.build(file, nil)
 	if err != nil {
 		c.names.close()
@@ -270,13 +279,20 @@ const (
 
 // drain waits for the sessions of a program that has ended: what it sent last
 // may still be on its way.
-func (c *capture) drain() {
+func (c *capture) drain() { drainAll([]*proxy.Proxy{c.proxy}) }
+
+// drainAll does that for several proxies.
+func drainAll(proxies []*proxy.Proxy) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = c.proxy.Shutdown(ctx) // or it cuts them
+		var all sync.WaitGroup
+		for _, p := range proxies {
+			all.Go(func() { _ = p.Shutdown(ctx) }) // or it cuts them
+		}
+		all.Wait()
 	}()
 	tick := time.NewTicker(drainPatience)
 	defer tick.Stop()
@@ -285,7 +301,7 @@ func (c *capture) drain() {
 		case <-done:
 			return
 		case <-tick.C:
-			if moved := c.moved(); moved == last {
+			if moved := movedBy(proxies); moved == last {
 				cancel()
 			} else {
 				last = moved
@@ -294,11 +310,13 @@ func (c *capture) drain() {
 	}
 }
 
-// moved says how many bytes the sessions that are alive have carried.
-func (c *capture) moved() (sum int64) {
-	for s := range c.proxy.Sessions() {
-		up, down := s.Bytes()
-		sum += up + down + int64(s.ID())
+// movedBy says how many bytes the sessions that are alive have carried.
+func movedBy(proxies []*proxy.Proxy) (sum int64) {
+	for _, p := range proxies {
+		for s := range p.Sessions() {
+			up, down := s.Bytes()
+			sum += up + down + int64(s.ID())
+		}
 	}
 	return sum
 }

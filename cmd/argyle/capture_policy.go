@@ -22,20 +22,19 @@ func (p capturePolicy) Route(ctx context.Context, req *argyle.Request) (proxy.Ro
 	return route, err
 }
 
-// shownAddresses is what rules about networks see of a name: the address that
-// stands for it. The true one is for the proxy to know.
-type shownAddresses struct{ names *lookups }
+// shownAddresses is what rules about networks see of a name: an address that only
+// networks contain which mean the whole internet. The true one is for the proxy to
+// know.
+type shownAddresses struct{}
 
 // LookupNetIP returns one address.
-func (s shownAddresses) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
-	if ip := s.names.address(host); ip.IsValid() {
-		return []netip.Addr{ip}, nil
-	}
-	return []netip.Addr{fakeAddress}, nil
+func (shownAddresses) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return []netip.Addr{someAddress}, nil
 }
 
-// fakeAddress stands for every name where no names have addresses of their own.
-var fakeAddress = netip.AddrFrom4([4]byte{198, 18, 0, 0})
+// someAddress is a public one that nobody goes to (AS112, RFC 7535): neither lists
+// of private networks nor of those that are not routed have it.
+var someAddress = netip.AddrFrom4([4]byte{192, 31, 196, 255})
 
 // carriesUDP reports whether any of the ways out may carry datagrams. Some
 // proxies will say that they do not when they are asked.

@@ -92,18 +92,6 @@ func (n *lookups) use(dest argyle.Addr) {
 	n.pool.Use(dest.Name)
 }
 
-// address returns one that stands for a name; the zero Addr if names have none.
-func (n *lookups) address(name string) netip.Addr {
-	if n.pool == nil {
-		return netip.Addr{}
-	}
-	v4, _, err := n.pool.Addrs(netip.IPv6Loopback(), name)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return v4
-}
-
 // answers returns the function that answers queries which come as datagrams,
 // nil if datagrams to port 53 are like any others.
 func (n *lookups) answers() func(ctx context.Context, client, server netip.AddrPort, query []byte) []byte {

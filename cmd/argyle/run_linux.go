@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/argyle-socks/argyle/internal/config"
 	"github.com/argyle-socks/argyle/internal/fakedns"
@@ -47,7 +48,7 @@ func runProgram(ctx context.Context, common *commonFlags, f *runFlags, argv []st
 	}
 	file, err := f.file(common)
 	if err != nil {
-		return err
+		return notStarted(err)
 	}
 	r := &runner{capture: capture{log: log, world: newWorld(log)}, runFlags: f, argv: argv}
 	if r.published, r.hostPorts, err = f.parseForwards(); err != nil {
@@ -56,8 +57,9 @@ func runProgram(ctx context.Context, common *commonFlags, f *runFlags, argv []st
 	if f.engine == engineEnv && !f.explain {
 		return f.runEnv(file, argv)
 	}
-	if err := r.open(file, &f.captureFlags, fakedns.Options{Share: -1}); err != nil {
-		return err
+	// The program asks anew for what it has not used for an hour.
+	if err := r.open(file, &f.captureFlags, fakedns.Options{Share: -1, Hold: time.Hour}); err != nil {
+		return notStarted(err)
 	}
 	defer r.close()
 	if f.explain {
@@ -68,6 +70,15 @@ func runProgram(ctx context.Context, common *commonFlags, f *runFlags, argv []st
 		return err
 	}
 	return &exitError{code: status.Code, exit: status.Exit}
+}
+
+// notStarted gives an error that is no wrong command line a status that is none of
+// the program's.
+func notStarted(err error) error {
+	if usage := (*usageError)(nil); errors.As(err, &usage) {
+		return err
+	}
+	return &exitError{code: exitNotStarted, err: err}
 }
 
 // An engine is a way to take a program's connections.

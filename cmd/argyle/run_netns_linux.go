@@ -28,6 +28,8 @@ const (
 	fileTCP   = "tcp"   // a listener
 	fileUDP   = "udp"   // a socket
 	fileQueue = "queue" // where SYNs wait; absent if they cannot
+	fileRaw4  = "raw4"  // sends from whatever address
+	fileRaw6  = "raw6"  // likewise; absent without IPv6
 )
 
 // queueNum is the number of the queue in its namespace, where there are no others.
@@ -37,6 +39,7 @@ const queueNum = 0
 type namespacePlan struct {
 	Device    bool // there is one that brings everything
 	RejectUDP bool
+	NoDNS     bool
 }
 
 // prepareNamespace runs in the namespace, with its capabilities: it leads all
@@ -69,8 +72,17 @@ func prepareNamespace(plan []byte) (files map[string]*os.File, err error) {
 		TCP:       argyle.AddrOf(tcp.Addr()).Port,
 		UDP:       argyle.AddrOf(udp.LocalAddr()).Port,
 		RejectUDP: p.RejectUDP,
+		NoDNS:     p.NoDNS,
 	}
 	files = make(map[string]*os.File)
+	raw4, raw6, err := transparent.RawFiles()
+	if err != nil {
+		return nil, err
+	}
+	files[fileRaw4] = raw4
+	if raw6 != nil {
+		files[fileRaw6] = raw6
+	}
 	if files[fileTCP], err = tcp.File(); err != nil {
 		return nil, err
 	}
@@ -114,16 +126,17 @@ func ownNetworks() ([]netip.Prefix, error) {
 // lookupspace runs the program in a network namespace whose every packet comes
 // to us. If try is set, it does all but run the program.
 func (r *runner) lookupspace(ctx context.Context, device, try bool) (status process.Status, err error) {
-	plan, err := json.Marshal(namespacePlan{Device: device, RejectUDP: !r.world.now.Load().carriesUDP()})
+	plan, err := json.Marshal(namespacePlan{Device: device, RejectUDP: !r.world.now.Load().carriesUDP(), NoDNS: r.dns == dnsOff})
 	if err != nil {
 		return status, err
 	}
 	w, err := netns.Start(ctx, netns.Config{
-		Argv:    r.argv,
-		Env:     plainEnviron(),
-		Hook:    plan,
-		TUN:     device,
-		WaitAll: r.wait == waitAll,
+		Argv:     r.argv,
+		Env:      plainEnviron(),
+		Hook:     plan,
+		TUN:      device,
+		Resolver: r.dns != dnsOff,
+		WaitAll:  r.wait == waitAll,
 	})
 	if err != nil {
 		if lacks(err) {
@@ -150,7 +163,7 @@ func (r *runner) lookupspace(ctx context.Context, device, try bool) (status proc
 	}
 	status, err = w.Run()
 	n.flush()
-	r.drain()
+	drainAll(append(n.inner, r.proxy))
 	return status, err
 }
 
@@ -222,8 +235,14 @@ func (n *namespace) serveSockets() error {
 	} else {
 		n.log.Info("connections are accepted before they are dialled: this kernel cannot hold them", "err", transparent.ErrNoQueue)
 	}
+	// Sockets with the addresses of the world would take ports from the program.
+	raw, err := transparent.NewRaw(n.space.File(fileRaw4), n.space.File(fileRaw6))
+	if err != nil {
+		return fmt.Errorf("take over the namespace's raw sockets: %w", err)
+	}
+	n.undo = append(n.undo, raw.Close)
 	packets := &transparent.PacketServer{
-		Handler: n.handler(), Name: n.names.name, Reply: n.space.ListenUDP, DNS: n.names.answers(),
+		Handler: n.handler(), Name: n.names.name, Send: raw.Send, Refuse: raw.Refuse, DNS: n.names.answers(),
 		Inbound: inboundRun, Log: n.log,
 	}
 	n.packets = packets

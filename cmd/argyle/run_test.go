@@ -56,7 +56,7 @@ func decide(t *testing.T, f *runFlags, common *commonFlags, dest string) (way st
 		t.Fatal(err)
 	}
 	defer names.close()
-	world.addresses = shownAddresses{names}
+	world.addresses = shownAddresses{}
 	set, err := world.build(file, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -78,8 +78,9 @@ func decide(t *testing.T, f *runFlags, common *commonFlags, dest string) (way st
 }
 
 func TestRunRules(t *testing.T) {
-	t.Setenv("NO_PROXY", "intra.example, 10.9.0.0/16, *.star.example")
-	f := &runFlags{captureFlags: captureFlags{direct: []string{"192.0.2.0/24", ".direct.example"}, deny: []string{"203.0.113.0/24", ".bad.example"}}}
+	t.Setenv("NO_PROXY", "intra.example, 10.9.0.0/16, *.star.example, 192.168.*, foo*bar, <local>")
+	notRouted := []string{"10.0.0.0/8", "198.18.0.0/15", "192.0.0.0/24", "0.0.0.0/8", "240.0.0.0/4"} // no name is in there
+	f := &runFlags{captureFlags: captureFlags{direct: append(notRouted, "192.0.2.0/24", ".direct.example"), deny: []string{"203.0.113.0/24", ".bad.example"}}}
 	common := &commonFlags{proxies: []string{"socks5h://gw.example:1080"}, logFormat: "text"}
 	const way = "socks5h://gw.example:1080"
 	for dest, want := range map[string]string{
@@ -91,7 +92,8 @@ func TestRunRules(t *testing.T) {
 		"intra.example:80":        "direct",
 		"a.intra.example:80":      "direct",
 		"a.star.example:80":       "direct",
-		"10.9.1.1:80":             way, // it is not known by name
+		"11.9.1.1:80":             way,
+		"10.9.1.1:80":             "direct",
 		"127.0.0.1:80":            way, // that of the proxy
 		"203.0.113.9:443":         "",
 		"www.bad.example:443":     "",

@@ -77,7 +77,7 @@ func (c *child) prepare(hook func([]byte) (map[string]*os.File, error)) (ready *
 	if device, ready.IPv6, err = prepareNetwork(c.order.TUN); err != nil {
 		return nil, nil, err
 	}
-	if err := prepareMounts(c.order.Mask, c.order.TUN); err != nil {
+	if err := prepareMounts(c.order.Mask, c.order.Resolver); err != nil {
 		return nil, nil, err
 	}
 	named, err := hook(c.order.Hook)
@@ -154,6 +154,9 @@ func (c *child) start(argv []string) (*message, error) {
 		return nil, err
 	}
 	if err := keepSockets(c.order.Control); err != nil {
+		return nil, err
+	}
+	if err := refuseFamilies(); err != nil {
 		return nil, err
 	}
 	attr := &syscall.ProcAttr{

@@ -17,12 +17,13 @@ import (
 
 // order is what the child is told by its command line.
 type order struct {
-	Control int    // the number of its end of the pair
-	Group   int    // the program's process group
-	Keep    uint64 // the capabilities that a program of root's keeps
-	Hook    []byte
-	TUN     bool
-	Mask    []string
+	Control  int    // the number of its end of the pair
+	Group    int    // the program's process group
+	Keep     uint64 // the capabilities that a program of root's keeps
+	Hook     []byte
+	TUN      bool
+	Resolver bool
+	Mask     []string
 }
 
 // message is what parent and child tell each other. Files travel with it.

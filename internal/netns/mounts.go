@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,7 +30,7 @@ func DefaultMask() []string {
 
 // prepareMounts hides the sockets of mask (see [Config]), and has the C library
 // look names up by files and DNS alone, should one of them be opened anew.
-func prepareMounts(mask []string, withTUN bool) error {
+func prepareMounts(mask []string, resolver bool) error {
 	// What is mounted outside may still appear here, and go.
 	if err := mount("", "/", unix.MS_REC|unix.MS_SLAVE); err != nil {
 		return denied(err)
@@ -48,7 +49,7 @@ func prepareMounts(mask []string, withTUN bool) error {
 			}
 		}
 	}
-	return replaceFiles(withTUN)
+	return replaceFiles(resolver)
 }
 
 func mount(source, target string, flags uintptr) error {
@@ -75,16 +76,16 @@ func hide(path string) error {
 
 // replaceFiles puts other contents in the place of files that say how names are
 // looked up.
-func replaceFiles(withTUN bool) error {
+func replaceFiles(resolver bool) error {
 	files := make(map[string][]byte)
 	if text, err := os.ReadFile(pathSwitch); err == nil {
 		if plain := plainHosts(text); !bytes.Equal(plain, text) {
 			files[pathSwitch] = plain
 		}
 	}
-	if withTUN {
-		// With a device, what goes to loopback stays there: a resolver
-		// on 127.0.0.53 would not be found. All others lead to us.
+	if resolver {
+		// There are resolvers that do not lead to us: with a device those
+		// on loopback, and link-local ones.
 		files[pathResolv] = resolvConf()
 	}
 	if len(files) == 0 {
@@ -126,6 +127,10 @@ func plainRule(line []byte, services []string) []byte {
 	return []byte("hosts: " + strings.Join(plain, " ") + "\n")
 }
 
+// manyDots are names that are looked up below the search list first: all of them
+// would be there, under another name.
+var manyDots = regexp.MustCompile(`\bndots:[0-9]+`)
+
 // resolvConf returns the system's resolv.conf with another nameserver.
 func resolvConf() []byte {
 	text, err := os.ReadFile(pathResolv)
@@ -134,6 +139,7 @@ func resolvConf() []byte {
 	}
 	var out []byte
 	for line := range bytes.Lines(text) {
+		line = manyDots.ReplaceAll(line, nil)
 		if fields := bytes.Fields(line); len(fields) > 0 && string(fields[0]) != "nameserver" {
 			out = append(out, bytes.TrimRight(line, "\n")...)
 			out = append(out, '\n')

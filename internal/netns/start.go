@@ -31,6 +31,10 @@ type Config struct {
 	// lead it to sockets of the hook.
 	TUN bool
 
+	// Resolver has the program ask a resolver of the world for names, whatever
+	// resolv.conf says, for whoever answers for all of them.
+	Resolver bool
+
 	// Mask are the unix sockets that the program shall not reach, with the
 	// patterns of [filepath.Match]; nil means [DefaultMask].
 	Mask []string
@@ -106,7 +110,7 @@ func (w *World) fork(control *os.File) (pid int, err error) {
 	}
 	order, err := json.Marshal(&order{
 		Control: len(files), Group: unix.Getpgrp(), Keep: keptCapabilities(),
-		Hook: w.config.Hook, TUN: w.config.TUN, Mask: w.config.Mask,
+		Hook: w.config.Hook, TUN: w.config.TUN, Resolver: w.config.Resolver || w.config.TUN, Mask: w.config.Mask,
 	})
 	if err != nil {
 		return 0, err

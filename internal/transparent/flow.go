@@ -22,6 +22,9 @@ type flowKey struct {
 
 // flow is one client's datagrams: the connection that AcceptPacket returns.
 type flow struct {
+	first    packet      // until the call is answered, for a refusal
+	rejected atomic.Bool // is its call
+
 	server  *PacketServer
 	key     flowKey
 	element *list.Element // guarded by server.mu

@@ -26,14 +26,18 @@ func (c *packetCall) Accept(net.Addr) (net.Conn, error) { return nil, errors.Err
 // AcceptPacket returns the client's datagrams.
 func (c *packetCall) AcceptPacket() (net.PacketConn, error) {
 	c.answered = true
+	c.flow.first = packet{}
 	return c.flow, nil
 }
 
 // Reject drops what the client sends for a moment, after which it may call
-// again. No answer is sent: datagrams have none.
+// again.
 func (c *packetCall) Reject(error) {
 	c.answered = true
 	f := c.flow
+	f.rejected.Store(true)
+	f.server.refuse(f.first)
+	f.first = packet{}
 	time.AfterFunc(refusedTime, func() { f.Close() })
 }
 

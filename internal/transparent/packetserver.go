@@ -45,8 +45,8 @@ type PacketServer struct {
 	// socket, and reports whether it has gone.
 	Send func(src, dst netip.AddrPort, payload []byte) bool
 
-	// Refuse, if not nil, tells a client that nobody is there, at an address
-	// that stands for no name.
+	// Refuse, if not nil, tells a client that nobody is there: at an address
+	// that stands for no name, and where the handler has rejected its call.
 	Refuse func(src, dst netip.AddrPort, payload []byte)
 
 	// DNS, if not nil, gives the answer to a query that client sends to port
@@ -264,12 +264,17 @@ func (s *PacketServer) received(ps []packet) {
 		realm, dest, err := s.located(p.dst)
 		if err != nil {
 			s.dropped.Add(1)
-			if s.Refuse != nil {
-				s.Refuse(p.src, p.dst, p.payload)
-			}
+			s.refuse(p)
 			continue
 		}
 		s.deal(p, realm, dest)
+	}
+}
+
+// refuse tells the client of a datagram that nobody is there.
+func (s *PacketServer) refuse(p packet) {
+	if s.Refuse != nil && p.dst.IsValid() {
+		s.Refuse(p.src, p.dst, p.payload)
 	}
 }
 
@@ -336,7 +341,11 @@ func (s *PacketServer) deal(p packet, realm *Realm, dest argyle.Addr) {
 	s.mu.Lock()
 	f := s.flow(p, realm, dest)
 	s.mu.Unlock()
-	if f == nil || !f.put(p, dest) {
+	switch {
+	case f != nil && f.rejected.Load():
+		s.dropped.Add(1)
+		s.refuse(p)
+	case f == nil || !f.put(p, dest):
 		s.dropped.Add(1)
 	}
 }
@@ -367,6 +376,9 @@ func (s *PacketServer) start(key flowKey, p packet, dest argyle.Addr) *flow {
 	f := newFlow(s, key)
 	if f.standsFor(p, dest) {
 		f.named(p.dst)
+	}
+	if s.Refuse != nil {
+		f.first = packet{src: p.src, dst: p.dst, payload: bytes.Clone(p.payload)}
 	}
 	s.flows[key] = f
 	s.clients[prefixOf(p.src.Addr())]++

@@ -44,6 +44,44 @@ func rawSocket(family int, mark uint32) (int, error) {
 	return fd, nil
 }
 
+// RawFiles opens such sockets as files, for a [NewRaw] elsewhere: the second is nil
+// where there is no IPv6. It takes CAP_NET_RAW in this network namespace.
+func RawFiles() (v4, v6 *os.File, err error) {
+	for family, file := range map[int]**os.File{unix.AF_INET: &v4, unix.AF_INET6: &v6} {
+		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+		if family == unix.AF_INET6 && errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			if v4 != nil {
+				v4.Close()
+			}
+			if v6 != nil {
+				v6.Close()
+			}
+			return nil, nil, os.NewSyscallError("socket", err)
+		}
+		*file = os.NewFile(uintptr(fd), "raw")
+	}
+	return v4, v6, nil
+}
+
+// NewRaw returns a sender by duplicates of sockets of RawFiles.
+func NewRaw(v4, v6 *os.File) (*RawSender, error) {
+	s := &RawSender{v6: -1}
+	var err error
+	if s.v4, err = unix.FcntlInt(v4.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	if v6 != nil {
+		if s.v6, err = unix.FcntlInt(v6.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			unix.Close(s.v4)
+			return nil, os.NewSyscallError("fcntl", err)
+		}
+	}
+	return s, nil
+}
+
 // Close closes the sockets. Nothing may be sent any more.
 func (s *RawSender) Close() error {
 	err := unix.Close(s.v4)

@@ -32,6 +32,9 @@ type Rules struct {
 	// TCP and UDP are the ports of our sockets.
 	TCP, UDP uint16
 
+	// NoDNS leaves what goes to port 53 of the namespace itself alone.
+	NoDNS bool
+
 	// RejectUDP answers datagrams to other ports than 53 as a closed port
 	// would, for a way out that carries none.
 	RejectUDP bool
@@ -125,7 +128,9 @@ func (r *Rules) hold(b *builder, queue part) {
 	b.rule(c, isSYN(expr.CmpOpNeq), acceptPacket())
 	b.rule(c, l4proto(protoTCP, expr.CmpOpNeq), acceptPacket())
 	r.from(func(from ...part) {
-		b.rule(c, append(from, dport(53), queue)...)
+		if !r.NoDNS {
+			b.rule(c, append(from, dport(53), queue)...)
+		}
 		for _, p := range r.Except {
 			b.rule(c, append(from, addr(daddr, p), acceptPacket())...)
 		}
@@ -176,7 +181,9 @@ func (r *Rules) own(b *builder) *nftables.Chain {
 	c := b.chain("own")
 	b.rule(c, portOf(protoTCP, r.TCP, expr.CmpOpEq), isSYN(expr.CmpOpEq), rejectTCP())
 	b.rule(c, portOf(protoUDP, r.UDP, expr.CmpOpEq), reject(unix.NFT_REJECT_ICMPX_PORT_UNREACH))
-	b.rule(c, sport(53), acceptPacket())
-	b.tproxy(c, r.TCP, r.UDP, dport(53))
+	if !r.NoDNS {
+		b.rule(c, sport(53), acceptPacket())
+		b.tproxy(c, r.TCP, r.UDP, dport(53))
+	}
 	return c
 }

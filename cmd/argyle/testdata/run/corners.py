@@ -32,6 +32,16 @@ sock.sendto(b"first", (address, port))
 thread.join(15)
 assert sources == [(address, port)], sources
 
+# The port that it sends to, as NTP and others do, where that may be bound.
+try:
+    sock = datagrams()
+    sock.bind(("", port))
+    sock.sendto(b"from the same port", (address, port))
+    assert sock.recvfrom(99) == (b"from the same port", (address, port))
+    sock.close()
+except PermissionError:
+    pass
+
 # Many sockets that have come and gone since.
 old = datagrams()
 old.connect((address, port))
