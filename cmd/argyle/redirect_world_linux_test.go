@@ -248,7 +248,7 @@ func changes(before, after string) string {
 	return all.String()
 }
 
-// hostState is all that redirect could change of a host.
+// hostState is all that redirect and tun could change of a host.
 func hostState(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
@@ -262,7 +262,7 @@ func hostState(t *testing.T) string {
 		}
 		fmt.Fprintf(&all, "# %s\n%s", line, text)
 	}
-	for _, pattern := range []string{"/etc/resolv.conf", "/proc/sys/net/ipv[46]/conf/*/*", "/proc/sys/net/ipv[46]/*forward*", "/run/argyle/redirect@*"} {
+	for _, pattern := range []string{"/etc/resolv.conf", "/proc/sys/net/ipv[46]/conf/*/*", "/proc/sys/net/ipv[46]/*forward*", "/run/argyle/*@*"} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -93,6 +93,16 @@ func (f *runFlags) check() error {
 			return usagef("%s %q: want %s", one.flag, one.value, strings.Join(one.of, ", "))
 		}
 	}
+	for _, of := range []struct {
+		flag   string
+		values []string
+	}{{"--direct", f.direct}, {"--deny", f.deny}} {
+		for _, value := range of.values {
+			if f.dns != dnsFake && strings.HasPrefix(value, ".") {
+				return usagef("%s %s: names are known with --dns fake only", of.flag, value)
+			}
+		}
+	}
 	return f.captureFlags.check()
 }
 

@@ -208,6 +208,11 @@ func (x *runTargets) python(t *testing.T, r *ride) {
 
 func (x *runTargets) corners(t *testing.T, r *ride) {
 	same(t, r.ok(t, "python3", "-c", script(t, "corners.py"), target4, "7", resolver4), "all")
+	if r.engine == engineDirect {
+		return
+	}
+	vsock := "import socket\ntry: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)\nexcept OSError: print('refused')"
+	same(t, r.ok(t, "python3", "-c", vsock), "refused")
 }
 
 // script returns the text of a program, whose file not every user can read.

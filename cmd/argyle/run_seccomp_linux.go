@@ -216,6 +216,7 @@ func (o *ownSocket) DialContext(ctx context.Context, network, address string) (n
 		}
 		conn, tried := o.conn.Through(ctx, at)
 		if tried == nil {
+			o.unsupported = false // what the proxy says is the answer
 			return conn, nil
 		}
 		if !errors.Is(tried, errors.ErrUnsupported) {

@@ -48,7 +48,7 @@ func refuseFamilies() error {
 	allow := ret(unix.SECCOMP_RET_ALLOW)
 	f := []unix.SockFilter{
 		load(offArch), is(native, 0, 4),
-		load(offNumber), is(unix.SYS_SOCKET, 4, 0), is(unix.SYS_SOCKET|x32Bit, 3, 0), allow,
+		load(offNumber), is(unix.SYS_SOCKET, 5, 0), is(unix.SYS_SOCKET|x32Bit, 4, 0), allow,
 		load(offNumber), is(i386Socket, 1, 0), allow,
 		load(offArgument),
 	}

@@ -98,8 +98,7 @@ func (s *supervisor) serveMessages(c *call, one func(*call, *socket, uint64, tim
 		return err
 	}
 	if k == nil {
-		c.proceed()
-		return nil
+		return s.messageElsewhere(c)
 	}
 	defer k.close()
 	if (c.nr == unix.SYS_RECVMSG || c.nr == unix.SYS_RECVMMSG) && s.leave(k, c.messageFlags()) {
@@ -132,6 +131,24 @@ func (s *supervisor) serveMessages(c *call, one func(*call, *socket, uint64, tim
 		}
 	}
 	c.result(int64(done), 0)
+	return nil
+}
+
+// messageElsewhere lets messages over other sockets pass, but not the first of
+// them to a unix socket that the program may not connect to.
+func (s *supervisor) messageElsewhere(c *call) error {
+	if c.nr == unix.SYS_SENDMSG || c.nr == unix.SYS_SENDMMSG {
+		var b [offIovec]byte
+		if err := c.read(b[:], c.args[1]); err == nil {
+			name, length := binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint32(b[offNameLen:])
+			if name != 0 && length != 0 {
+				if to, err := c.address(name, uint64(length)); err == nil {
+					return s.connectOther(c, to)
+				}
+			}
+		}
+	}
+	c.proceed()
 	return nil
 }
 
