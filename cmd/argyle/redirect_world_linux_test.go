@@ -251,6 +251,10 @@ func changes(before, after string) string {
 // hostState is all that redirect and tun could change of a host.
 func hostState(t *testing.T) string {
 	t.Helper()
+	// The kernel itself is still looking whether addresses are others'.
+	eventually(t, "the addresses to be sure", func() bool {
+		return !strings.Contains(mustRun(t, command(t, peer(t, "ip"), "address")), "tentative")
+	})
 	var all strings.Builder
 	for _, line := range []string{
 		"nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "ip link", "ip address",
