@@ -37,6 +37,7 @@ type Request struct {
 	Dest    Addr           // DST.ADDR and DST.PORT
 	Client  netip.AddrPort // not valid for a client on a unix socket
 	User    string         // "" if the client did not authenticate
+	Groups  []string       // of the user, as authentication told them; rules may know of more
 	Auth    Auth           // how it did; "" if it did not
 	Inbound string         // the listener's name, for rules and logs
 }

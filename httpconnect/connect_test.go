@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,7 +129,7 @@ func TestConnectRequest(t *testing.T) {
 				Client:  netip.MustParseAddrPort(client.LocalAddr().String()),
 				Inbound: got.Inbound,
 			}
-			if got != want {
+			if !reflect.DeepEqual(got, want) {
 				t.Errorf("%s:\ngot  %+v\nwant %+v", tt.target, got, want)
 			}
 			if fed := strings.HasSuffix(t.Name(), "fed"); fed && got.Inbound != addr {

@@ -23,9 +23,10 @@ type Authenticator interface {
 
 // Identity is what authentication leaves behind.
 type Identity struct {
-	User string      // "" for nobody in particular
-	Auth argyle.Auth // how the client made itself known
-	Conn net.Conn    // for the rest of the session; nil for the same as before
+	User   string      // "" for nobody in particular
+	Groups []string    // that the user is in, as the method knows them
+	Auth   argyle.Auth // how the client made itself known
+	Conn   net.Conn    // for the rest of the session; nil for the same as before
 }
 
 // NoAuth is the method 0: no authentication.

@@ -31,6 +31,7 @@ func (c *call) AcceptPacket() (net.PacketConn, error) {
 		PacketConn: sock,
 		sock:       sock,
 		control:    c.conn,
+		protection: protectionOf(c.conn),
 		client:     c.request.Client.Addr().WithZone(""),
 	}
 	a.receive = a.received
@@ -67,12 +68,13 @@ func keepAlive(conn net.Conn) {
 // net.PacketConn, since every other way to read goes around the pinning.
 type association struct {
 	net.PacketConn
-	sock    *udp.Conn
-	control net.Conn
-	client  netip.Addr // the only address that may send
-	pinned  atomic.Pointer[netip.AddrPort]
-	dropped atomic.Uint64
-	frags   reassembly
+	sock        *udp.Conn
+	control     net.Conn
+	*protection            // nil: datagrams travel bare
+	client      netip.Addr // the only address that may send
+	pinned      atomic.Pointer[netip.AddrPort]
+	dropped     atomic.Uint64
+	frags       reassembly
 
 	batch   []argyle.Datagram // of ReadBatch, reused
 	handle  func([]argyle.Datagram)
@@ -135,7 +137,14 @@ func (a *association) parse(m udp.Message) (d argyle.Datagram, ok bool) {
 	if !a.fromClient(m.Addr) {
 		return d, false
 	}
-	h, n, err := wire.ParseHeader(m.Payload)
+	datagram := m.Payload
+	if a.protection != nil {
+		var err error
+		if datagram, err = a.protection.openDatagram(datagram); err != nil {
+			return d, false
+		}
+	}
+	h, n, err := wire.ParseHeader(datagram)
 	if err != nil {
 		return d, false
 	}
@@ -152,7 +161,7 @@ func (a *association) parse(m udp.Message) (d argyle.Datagram, ok bool) {
 		from := m.Addr
 		a.pinned.Store(&from)
 	}
-	payload, ok := a.frags.add(h, m.Payload[n:])
+	payload, ok := a.frags.add(h, datagram[n:])
 	return argyle.Datagram{Addr: h.Addr, Payload: payload}, ok
 }
 
@@ -192,7 +201,7 @@ func (a *association) WriteBatch(ds []argyle.Datagram) (int, error) {
 	out := outgoings.Get().(*outgoing)
 	defer out.release()
 	for _, d := range ds {
-		out.add(d, *client)
+		out.add(d, *client, a.protection)
 	}
 	n, err := a.sock.WriteBatch(out.ms)
 	a.dropped.Add(uint64(len(ds) - n))

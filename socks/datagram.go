@@ -14,23 +14,56 @@ import (
 // sides use it: the server towards its client, the client towards its relay.
 type outgoing struct {
 	ms      []udp.Message
-	headers []byte
+	headers []byte // or, if they are protected, whole datagrams
 }
 
 var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
-// add appends a datagram with its header, for the socket at to. One whose
-// address has no form on the wire is left out.
-func (o *outgoing) add(d argyle.Datagram, to netip.AddrPort) {
+// add appends a datagram with its header, for the socket at to, encapsulated
+// if p is not nil. One whose address has no form on the wire is left out, as is
+// one that has become too long.
+func (o *outgoing) add(d argyle.Datagram, to netip.AddrPort, p *protection) {
 	// Growing moves headers, but messages keep the memory they point to.
 	start := len(o.headers)
-	headers, err := wire.Header{Addr: d.Addr}.Append(o.headers)
+	headers, err := appendDatagram(o.headers, d, p)
 	if err != nil {
 		return
 	}
 	o.headers = headers
-	o.ms = append(o.ms, udp.Message{Head: headers[start:], Payload: d.Payload, Addr: to})
+	m := udp.Message{Head: headers[start:], Payload: d.Payload, Addr: to}
+	if p != nil {
+		m.Head, m.Payload = nil, m.Head
+	}
+	o.ms = append(o.ms, m)
 }
+
+// appendDatagram appends the header of a datagram to b; or, if p is not nil,
+// all of it encapsulated (RFC 1961, section 5.2).
+func appendDatagram(b []byte, d argyle.Datagram, p *protection) ([]byte, error) {
+	header := wire.Header{Addr: d.Addr}
+	if p == nil {
+		return header.Append(b)
+	}
+	plain := plains.Get().(*[]byte)
+	defer plains.Put(plain)
+	var err error
+	if *plain, err = header.Append((*plain)[:0]); err != nil {
+		return b, err
+	}
+	*plain = append(*plain, d.Payload...)
+	start := len(b)
+	b, err = p.seal(b, *plain)
+	if err == nil && len(b)-start > maxDatagram {
+		return b[:start], errTooLong
+	}
+	return b, err
+}
+
+// maxDatagram is the longest payload of UDP over IPv4.
+const maxDatagram = 1<<16 - 1 - 20 - 8
+
+// plains holds memory for datagrams that are about to be protected.
+var plains = sync.Pool{New: func() any { return new([]byte) }}
 
 func (o *outgoing) release() {
 	clear(o.ms)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,10 @@ type Dialer struct {
 	// User and Password are offered to a SOCKS 5 server that wants them
 	// (RFC 1929) if one of them is set. User is the USERID of SOCKS 4.
 	User, Password string
+
+	// GSSAPI, if not nil, is the one method that a SOCKS 5 server is offered
+	// (RFC 1961): none that proves less is taken in its place.
+	GSSAPI *GSSAPIClient
 
 	// ResolveNames makes the Dialer look names up by itself, as SOCKS 4
 	// without a and curl's socks5:// do. Otherwise the server does, and it
@@ -111,10 +116,18 @@ func (d *Dialer) command(ctx context.Context, cmd argyle.Command, network, addre
 	if err != nil {
 		return nil, argyle.Addr{}, err
 	}
+	// The ticket first: a server that waits for it would lose patience.
+	var sec SecurityContext
+	if d.GSSAPI != nil {
+		if sec, err = d.GSSAPI.initiate(ctx, d.Addr); err != nil {
+			return nil, argyle.Addr{}, err
+		}
+	}
 	conn, err := d.connect(ctx)
 	if err != nil {
 		return nil, argyle.Addr{}, err
 	}
+	var session net.Conn
 	var bound argyle.Addr
 	err = interruptible(ctx, conn, func() error {
 		if t, ok := conn.(*tls.Conn); ok {
@@ -123,14 +136,14 @@ func (d *Dialer) command(ctx context.Context, cmd argyle.Command, network, addre
 			}
 		}
 		var err error
-		bound, err = d.handshake(conn, cmd, dest)
+		session, bound, err = d.handshake(conn, sec, cmd, dest)
 		return err
 	})
 	if err != nil {
 		conn.Close()
 		return nil, argyle.Addr{}, err
 	}
-	return conn, bound, nil
+	return session, bound, nil
 }
 
 // connect reaches the server.
@@ -235,52 +248,70 @@ func interruptible(ctx context.Context, conn net.Conn, f func() error) error {
 	return err
 }
 
-// handshake speaks with the server and returns BND.ADDR and BND.PORT.
-func (d *Dialer) handshake(conn net.Conn, cmd argyle.Command, dest argyle.Addr) (argyle.Addr, error) {
-	switch d.Version {
-	case 4:
-		return d.handshake4(conn, cmd, dest)
-	case 0, 5:
-		if err := d.authenticate(conn); err != nil {
-			return argyle.Addr{}, err
+// handshake speaks with the server and returns the connection for what follows,
+// and BND.ADDR and BND.PORT.
+func (d *Dialer) handshake(conn net.Conn, sec SecurityContext, cmd argyle.Command, dest argyle.Addr) (net.Conn, argyle.Addr, error) {
+	switch {
+	case d.Version == 4 && sec == nil:
+		bound, err := d.handshake4(conn, cmd, dest)
+		return conn, bound, err
+	case d.Version == 4:
+		return nil, argyle.Addr{}, errors.New("SOCKS 4 has no GSS-API")
+	case d.Version == 0, d.Version == 5:
+		conn, err := d.authenticate(conn, sec)
+		if err != nil {
+			return nil, argyle.Addr{}, err
 		}
 		if err := send(conn, wire.Request{Command: cmd, Dest: dest}); err != nil {
-			return argyle.Addr{}, opError("write request", err)
+			return nil, argyle.Addr{}, opError("write request", err)
 		}
-		return d.reply(conn)
+		bound, err := d.reply(conn)
+		return conn, bound, err
 	}
-	return argyle.Addr{}, fmt.Errorf("SOCKS version %d is unknown", d.Version)
+	return nil, argyle.Addr{}, fmt.Errorf("SOCKS version %d is unknown", d.Version)
 }
 
 // ErrMethod is in the error of a server that takes none of the authentication
 // methods that it was offered.
 var ErrMethod = errors.New("no acceptable authentication method")
 
-// authenticate agrees on a method and goes through it.
-func (d *Dialer) authenticate(conn net.Conn) error {
-	greeting := wire.Greeting{Methods: []wire.Method{wire.NoAuth}}
+// authenticate agrees on a method and goes through it. It returns the
+// connection for what follows.
+func (d *Dialer) authenticate(conn net.Conn, sec SecurityContext) (net.Conn, error) {
 	login := d.User != "" || d.Password != ""
-	if login {
+	greeting := wire.Greeting{Methods: []wire.Method{wire.NoAuth}}
+	switch {
+	case sec != nil:
+		greeting.Methods[0] = wire.GSSAPI
+	case login:
 		greeting.Methods = append(greeting.Methods, wire.UserPass)
 	}
 	if err := send(conn, greeting); err != nil {
-		return opError("write greeting", err)
+		return nil, opError("write greeting", err)
 	}
 	selection, _, err := read(conn, nil, wire.ParseSelection)
 	if err != nil {
-		return opError("read method", err)
+		return nil, opError("read method", err)
 	}
 	switch {
-	case selection.Method == wire.NoAuth:
-		return nil
-	case selection.Method == wire.UserPass && login:
-		return d.login(conn)
+	case selection.Method == wire.NoAcceptable && sec != nil:
+		return nil, fmt.Errorf("%w: the server does not want GSS-API", ErrMethod)
 	case selection.Method == wire.NoAcceptable && !login:
-		return fmt.Errorf("%w: the server may want a user name and password", ErrMethod)
+		return nil, fmt.Errorf("%w: the server may want a user name and password", ErrMethod)
 	case selection.Method == wire.NoAcceptable:
-		return ErrMethod
+		return nil, ErrMethod
+	case !slices.Contains(greeting.Methods, selection.Method):
+		return nil, fmt.Errorf("%w: the server chose %v, which was not offered", ErrMethod, selection.Method)
+	case selection.Method == wire.GSSAPI:
+		session, err := d.GSSAPI.authenticate(conn, sec)
+		if err != nil {
+			return nil, opError("authenticate", err)
+		}
+		return session, nil
+	case selection.Method == wire.UserPass:
+		return conn, d.login(conn)
 	}
-	return fmt.Errorf("%w: the server chose %v, which was not offered", ErrMethod, selection.Method)
+	return conn, nil
 }
 
 func (d *Dialer) login(conn net.Conn) error {

@@ -52,7 +52,7 @@ func (d *Dialer) associate(ctx context.Context, control net.Conn, relay argyle.A
 	if err != nil {
 		return nil, err
 	}
-	p := &packetConn{batchConn: argyle.Batch(sock), control: control, relay: relay}
+	p := &packetConn{batchConn: argyle.Batch(sock), control: control, protection: protectionOf(control), relay: relay}
 	p.receive = p.received
 	return p, nil
 }
@@ -77,11 +77,12 @@ type batchConn = argyle.BatchConn
 // packetConn is the client's side of an association.
 type packetConn struct {
 	batchConn
-	control net.Conn
-	relay   argyle.Addr
-	dropped atomic.Uint64
-	sent    atomic.Int64
-	frags   reassembly
+	control    net.Conn
+	protection *protection // nil: datagrams travel bare
+	relay      argyle.Addr
+	dropped    atomic.Uint64
+	sent       atomic.Int64
+	frags      reassembly
 
 	// Of ReadBatch, reused.
 	batch   []argyle.Datagram
@@ -128,23 +129,42 @@ func (p *packetConn) received(ds []argyle.Datagram) {
 // open takes a datagram of the relay out of its header. It reports false if
 // there is nothing to hand over yet, or ever.
 func (p *packetConn) open(d argyle.Datagram) (argyle.Datagram, bool) {
-	h, n, err := wire.ParseHeader(d.Payload)
-	// Behind a name or a further proxy the relay's address is not known here.
-	fromRelay := !p.relay.IP.IsValid() || d.Addr == p.relay
-	if err != nil || !fromRelay {
+	d, ok := p.parse(d)
+	if !ok {
 		p.dropped.Add(1)
 		return d, false
 	}
-	payload, ok := p.frags.add(h, d.Payload[n:])
-	if !ok {
-		p.dropped.Add(1)
+	return d, d.Payload != nil
+}
+
+// parse reports false for a datagram to be dropped; a fragment that waits for
+// others has a nil payload.
+func (p *packetConn) parse(d argyle.Datagram) (_ argyle.Datagram, ok bool) {
+	// Behind a name or a further proxy the relay's address is not known here.
+	if p.relay.IP.IsValid() && d.Addr != p.relay {
+		return d, false
 	}
-	return argyle.Datagram{Addr: h.Addr, Payload: payload}, ok && payload != nil
+	var err error
+	if p.protection != nil {
+		if d.Payload, err = p.protection.openDatagram(d.Payload); err != nil {
+			return d, false
+		}
+	}
+	h, n, err := wire.ParseHeader(d.Payload)
+	if err != nil {
+		return d, false
+	}
+	payload, ok := p.frags.add(h, d.Payload[n:])
+	return argyle.Datagram{Addr: h.Addr, Payload: payload}, ok
 }
 
 // ReadFrom reads one datagram; addr is its true source.
 func (p *packetConn) ReadFrom(b []byte) (n int, addr net.Addr, err error) {
-	buf := make([]byte, len(b)+wire.MaxHeader)
+	size := len(b) + wire.MaxHeader
+	if p.protection != nil {
+		size += tokenHeader + maxTokenOverhead
+	}
+	buf := make([]byte, size)
 	for {
 		n, from, err := p.batchConn.ReadFrom(buf)
 		if err != nil {
@@ -169,7 +189,7 @@ func (p *packetConn) WriteBatch(ds []argyle.Datagram) (int, error) {
 	w := wrappers.Get().(*wrapper)
 	defer w.release()
 	for _, d := range ds {
-		if !w.add(d, p.relay) {
+		if !w.add(d, p.relay, p.protection) {
 			p.dropped.Add(1)
 		}
 	}
@@ -192,15 +212,18 @@ type wrapper struct {
 
 var wrappers = sync.Pool{New: func() any { return new(wrapper) }}
 
-// add reports false for an address that has no form on the wire.
-func (w *wrapper) add(d argyle.Datagram, relay argyle.Addr) bool {
+// add reports false for an address that has no form on the wire, and for a
+// datagram that is too long once it is protected.
+func (w *wrapper) add(d argyle.Datagram, relay argyle.Addr, p *protection) bool {
 	// Growing moves buf, but earlier datagrams keep the memory they point to.
 	start := len(w.buf)
-	b, err := wire.Header{Addr: d.Addr}.Append(w.buf)
+	b, err := appendDatagram(w.buf, d, p)
 	if err != nil {
 		return false
 	}
-	w.buf = append(b, d.Payload...)
+	if w.buf = b; p == nil {
+		w.buf = append(b, d.Payload...)
+	}
 	w.sizes = append(w.sizes, len(d.Payload))
 	w.ds = append(w.ds, argyle.Datagram{Addr: relay, Payload: w.buf[start:]})
 	return true

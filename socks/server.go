@@ -185,7 +185,9 @@ func (s *Server) request5(ctx context.Context, conn net.Conn, identity Identity)
 		conn.Close()
 		return opError("read request", err)
 	}
-	s.call(ctx, c, argyle.Request{Command: req.Command, Dest: req.Dest, User: identity.User, Auth: identity.Auth})
+	s.call(ctx, c, argyle.Request{
+		Command: req.Command, Dest: req.Dest, User: identity.User, Groups: identity.Groups, Auth: identity.Auth,
+	})
 	return nil
 }
 
