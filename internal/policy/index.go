@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"iter"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,6 +122,25 @@ func (x *index) concerns(q *question) bool {
 	return s.left.first() >= 0
 }
 
+// Members calls yield with what a request's user may be called in a group: by
+// name, by realm, as *@EXAMPLE.COM, and by the groups that authentication told.
+func Members(req *argyle.Request) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		user := req.User
+		if user == "" || !yield(user) {
+			return
+		}
+		if at := strings.LastIndexByte(user, '@'); at >= 0 && !yield("*"+user[at:]) {
+			return
+		}
+		for _, group := range req.Groups {
+			if !yield(group) {
+				return
+			}
+		}
+	}
+}
+
 // askAboutAllButHost leaves the rules whose conditions on all but the host of
 // the destination hold.
 func (x *index) askAboutAllButHost(q *question, s *scratch) {
@@ -137,12 +158,21 @@ func (x *index) askAboutAllButHost(q *question, s *scratch) {
 func (x *index) askAboutClient(q *question, s *scratch) {
 	x.inbounds.hold(s, q.req.Inbound)
 	x.auth.hold(s, string(q.req.Auth))
-	x.groups.hold(s, q.req.User)
+	if x.groups.cares {
+		copy(s.held, x.groups.unset)
+		for member := range Members(q.req) {
+			x.groups.match(s.held, member)
+		}
+		s.left.and(s.held)
+	}
 	if x.users.cares {
 		copy(s.held, x.users.unset)
-		if q.req.User != "" {
-			x.users.match(s.held, q.req.User)
+		if user := q.req.User; user != "" {
+			x.users.match(s.held, user)
 			x.users.match(s.held, "*")
+			if at := strings.LastIndexByte(user, '@'); at >= 0 {
+				x.users.match(s.held, "*"+user[at:])
+			}
 		}
 		s.left.and(s.held)
 	}

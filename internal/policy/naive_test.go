@@ -67,8 +67,11 @@ func (n naive) conditions(r *Rule, command Command, req *argyle.Request, client 
 	if commands == nil {
 		commands = []Command{Connect, Bind, UDP}
 	}
-	inGroup := func(g string) bool { return req.User != "" && slices.Contains(n.Groups[g], req.User) }
-	isUser := func(u string) bool { return u == req.User && u != "" || u == "*" && req.User != "" }
+	_, realm, hasRealm := strings.Cut(req.User, "@")
+	isOfRealm := func(u string) bool { return hasRealm && u == "*@"+realm }
+	isMember := func(m string) bool { return m == req.User || isOfRealm(m) || slices.Contains(req.Groups, m) }
+	inGroup := func(g string) bool { return req.User != "" && slices.ContainsFunc(n.Groups[g], isMember) }
+	isUser := func(u string) bool { return req.User != "" && (u == req.User || u == "*" || isOfRealm(u)) }
 	inSet := func(s string) bool {
 		return slices.ContainsFunc(n.Sets[s].Entries, func(e string) bool { return client.IsValid() && (e == "*" || naiveNet(e, client)) })
 	}

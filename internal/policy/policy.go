@@ -53,7 +53,7 @@ type Policy struct {
 	Rules []Rule
 
 	Sets   map[string]*Set     // that rules name
-	Groups map[string][]string // the users in them
+	Groups map[string][]string // who is in them, by one of Members
 
 	// Ways are the ways out by their names in Rule.Via; "" is the default.
 	// Without a Dialer for it, the default way is direct.

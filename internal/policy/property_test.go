@@ -36,7 +36,7 @@ var world = struct {
 		"0.0.0.0/0", "::/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "8.8.0.0/16", "8.8.8.8", "127.0.0.0/8", "fd00::/8", "2000::/3",
 		"64:ff9b::/96", "64:ff9b::10.1.2.3", "169.254.169.254", "set:one", "set:two", "set:three", "set:empty",
 	},
-	users:    []string{"ann", "bob", "eve", "*"},
+	users:    []string{"ann", "bob", "eve", "*", "ann@A", "*@A", "*@B"},
 	inbounds: []string{"main", "lan", ""},
 	addrs: addrs("8.8.8.8 8.8.4.4 9.9.9.9 10.1.2.3 10.1.9.9 10.9.9.9 127.0.0.1 0.0.0.0 169.254.169.254 fd00::1 2001:4860::1 ::1 :: " +
 		"64:ff9b::10.1.2.3 64:ff9b::8.8.8.8 2002:808:808::1 2001:0:808:808::f7f7:f7f7 2a00::5efe:8.8.8.8 ::ffff:0:8.8.8.8"),
@@ -81,7 +81,7 @@ func (r random) policy(rules int) Policy {
 		AllowPrivate: r.IntN(5) == 0,
 		Own:          func(a netip.AddrPort) bool { return a == netip.MustParseAddrPort("8.8.4.4:443") },
 		Clients:      some(r, 0.1, world.clientNets),
-		Groups:       map[string][]string{"staff": {"ann", "bob"}, "guests": {"eve", "ann"}, "nobody": nil},
+		Groups:       map[string][]string{"staff": {"ann", "bob", "sid:S-1-5-1"}, "guests": {"eve", "ann", "*@A"}, "nobody": nil},
 		Sets:         map[string]*Set{"empty": {}},
 		Ways:         map[string]Way{"gw": {Dialer: new(otherWay)}, "near": {Dialer: new(otherWay), Resolves: true}},
 	}
@@ -128,7 +128,8 @@ func (r random) rule() Rule {
 func (r random) request() *argyle.Request {
 	req := &argyle.Request{
 		Command: pick(r, []argyle.Command{argyle.Connect, argyle.Connect, argyle.Bind, argyle.Associate}),
-		User:    pick(r, []string{"", "ann", "bob", "eve", "zoe"}),
+		User:    pick(r, []string{"", "ann", "bob", "eve", "zoe", "ann@A", "bob@A", "ann@B"}),
+		Groups:  some(r, 0.2, []string{"sid:S-1-5-1", "sid:S-1-5-2"}),
 		Auth:    pick(r, world.auth),
 		Inbound: pick(r, world.inbounds),
 	}
