@@ -11,7 +11,7 @@ import (
 var packageDirs = map[string]string{
 	"argyle": ".", "socks": "socks", "wire": "socks/wire", "httpconnect": "httpconnect", "proxy": "proxy",
 	"relay": "internal/relay", "serve": "internal/serve", "udp": "internal/udp", "users": "internal/users",
-	"policy": "internal/policy", "upstream": "internal/upstream",
+	"policy": "internal/policy", "upstream": "internal/upstream", "krb5": "krb5",
 }
 
 // Every trap has its row, and every test that a row names exists.

@@ -84,7 +84,7 @@ func checkFile(path string) (*setup, error) {
 func (w *world) checkFiles(file *config.File) error {
 	set := &setup{file: file}
 	_, errs := set.makeSets()
-	return errors.Join(append(errs, set.openUsers(w, nil), set.openTLS())...)
+	return errors.Join(append(errs, set.openUsers(w, nil), set.openGSSAPI(w), set.openTLS())...)
 }
 
 // tell writes every error, with the lines that are meant.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/krbtest"
 	"github.com/argyle-socks/argyle/internal/users"
 )
 
@@ -19,10 +20,14 @@ var yamlBlocks = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 // Every configuration in the manual passes argyle check.
 func TestDocsConfigs(t *testing.T) {
 	certFile, keyFile := certificate(t)
+	keytab, err := os.ReadFile(krbtest.Keytab(t, "rcmd/gw.example.com@EXAMPLE.COM"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"FAR_PASSWORD", "PARENT_PASSWORD", "CHAIN_PASSWORD"} {
 		t.Setenv(name, "p@ss/word")
 	}
-	for page, least := range map[string]int{"docs/config": 12, "docs/coming-from": 3, "docs/forward": 1, "docs/gateway": 3, "README": 1} {
+	for page, least := range map[string]int{"docs/config": 12, "docs/coming-from": 3, "docs/forward": 1, "docs/gateway": 3, "docs/gssapi": 1, "README": 1} {
 		blocks := yamlBlocks.FindAllStringSubmatch(docsFile(t, "../../"+page+".md"), -1)
 		if len(blocks) < least {
 			t.Errorf("%s has %d configurations", page, len(blocks))
@@ -36,6 +41,7 @@ func TestDocsConfigs(t *testing.T) {
 			}
 			file("argyle.yaml", []byte(block[1]))
 			file("secret", []byte("hush\n"))
+			file("argyle.keytab", keytab)
 			file("trackers.txt", []byte("# hosts\n0.0.0.0 ads.example\n.tracker.example\n"))
 			for name, from := range map[string]string{"cert.pem": certFile, "key.pem": keyFile, "clients.pem": certFile} {
 				text, err := os.ReadFile(from)

@@ -130,20 +130,36 @@ func (s *service) newFront(set *setup, spec config.Listener) *front {
 		HandshakeTimeout: f.handshake,
 		Log:              s.log,
 	}
-	if login != nil {
-		f.socks.Authenticators = []socks.Authenticator{socks.Password{Verify: login}}
-		if open {
-			f.socks.Authenticators = append(f.socks.Authenticators, socks.NoAuth{})
-		}
-	}
+	f.socks.Authenticators = set.authenticators(methods, login)
 	f.http = &httpconnect.Server{Handler: s.proxy, Login: login, LoginOptional: open, ConnUser: known, Log: s.log}
 	return f
 }
+
+// authenticators are the methods of SOCKS 5 for a listener, the strongest
+// first; none if nobody needs one.
+func (set *setup) authenticators(methods []config.Auth, login loginFunc) (all []socks.Authenticator) {
+	if slices.Contains(methods, config.AuthGSSAPI) && set.gssapi != nil {
+		all = append(all, set.gssapi)
+	}
+	if login != nil && (slices.Contains(methods, config.AuthPassword) || len(all) == 0) {
+		all = append(all, socks.Password{Verify: login})
+	}
+	if len(all) > 0 && slices.Contains(methods, config.AuthNone) {
+		all = append(all, socks.NoAuth{})
+	}
+	return all
+}
+
+// loginFunc verifies passwords.
+type loginFunc = func(ctx context.Context, client netip.Addr, user, password string) error
 
 // methods are the ways in which clients of a listener may make themselves known.
 func (set *setup) methods(spec config.Listener) (all []config.Auth) {
 	if len(spec.Auth) > 0 {
 		return spec.Auth
+	}
+	if set.gssapi != nil {
+		all = append(all, config.AuthGSSAPI)
 	}
 	if set.gate != nil {
 		all = append(all, config.AuthPassword)
@@ -163,7 +179,7 @@ func (set *setup) letsAnybodyIn(spec config.Listener) bool {
 }
 
 // login returns what verifies passwords; nil if nobody needs one.
-func (set *setup) login(methods []config.Auth) func(context.Context, netip.Addr, string, string) error {
+func (set *setup) login(methods []config.Auth) loginFunc {
 	switch {
 	case slices.Contains(methods, config.AuthPassword) && set.gate != nil:
 		return set.gate.Login

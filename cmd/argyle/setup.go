@@ -16,7 +16,9 @@ import (
 	"github.com/argyle-socks/argyle/internal/names"
 	"github.com/argyle-socks/argyle/internal/policy"
 	"github.com/argyle-socks/argyle/internal/users"
+	"github.com/argyle-socks/argyle/krb5"
 	"github.com/argyle-socks/argyle/proxy"
+	"github.com/argyle-socks/argyle/socks"
 )
 
 // setup is what a configuration asks for, listeners apart. A reload makes
@@ -24,9 +26,10 @@ import (
 type setup struct {
 	file     *config.File
 	policy   *policy.Policy
-	users    *users.Store // nil if nobody has a password
-	gate     *users.Gate  // nil without users
-	tls      *tlsFiles    // nil without TLS
+	users    *users.Store  // nil if nobody has a password
+	gate     *users.Gate   // nil without users
+	gssapi   *socks.GSSAPI // nil without
+	tls      *tlsFiles     // nil without TLS
 	ways     map[string]*way
 	resolver *names.Resolver
 	timeouts proxy.Timeouts
@@ -41,6 +44,8 @@ type world struct {
 	limits *limit.Table
 	rules  map[string]*wantedLimit // by name: those of rules that there are or were
 	guard  *users.Guard
+
+	replays krb5.Replays // tickets that must not come again, whatever a reload does
 
 	// addresses, if not nil, has what rules about networks see of names, in place
 	// of the resolver.
@@ -89,6 +94,7 @@ func (w *world) build(file *config.File, old *setup) (*setup, error) {
 		}
 	}
 	check(set.openUsers(w, old))
+	check(set.openGSSAPI(w))
 	check(set.openTLS())
 	check(set.makeResolver(w))
 	check(set.makeWays(w, old))
@@ -128,7 +134,7 @@ func (set *setup) openTLS() (err error) {
 	}
 	set.tls = &tlsFiles{
 		cert: set.file.Path(t.Cert), key: set.file.Path(t.Key), clientCA: set.file.Path(t.ClientCA),
-		optional: set.users != nil || slices.ContainsFunc(set.file.Listen, func(l config.Listener) bool {
+		optional: set.users != nil || set.gssapi != nil || slices.ContainsFunc(set.file.Listen, func(l config.Listener) bool {
 			return slices.ContainsFunc(l.Auth, func(a config.Auth) bool { return a != config.AuthCertificate })
 		}),
 	}
@@ -226,7 +232,7 @@ func (w *world) subjectLimits(file *config.File) func(*argyle.Request) []proxy.L
 		if l.Client != nil && req.Client.IsValid() {
 			add("client", limit.ClientKey(req.Client.Addr()), l.Client)
 		}
-		if of := userLimit(&l, groups, req.User); of != nil {
+		if of := userLimit(&l, groups, req); of != nil {
 			add("user", req.User, of)
 		}
 		return all
@@ -268,22 +274,28 @@ func (l *wantedLimit) Begin(req *argyle.Request) (proxy.Share, error) { return l
 
 // userLimit is what holds for a user: his own limit, that of his group, or that
 // of everybody.
-func userLimit(l *config.Limits, groups map[string][]string, user string) *config.Limit {
-	if user == "" {
+func userLimit(l *config.Limits, groups map[string][]string, req *argyle.Request) *config.Limit {
+	if req.User == "" {
 		return nil
 	}
-	if own, ok := l.Users[user]; ok {
+	if own, ok := l.Users[req.User]; ok {
 		return &own
 	}
-	for _, group := range groups[user] {
-		if of, ok := l.Groups[group]; ok {
-			return &of
+	first := ""
+	for member := range policy.Members(req) {
+		for _, group := range groups[member] {
+			if _, ok := l.Groups[group]; ok && (first == "" || group < first) {
+				first = group
+			}
 		}
+	}
+	if of, ok := l.Groups[first]; ok {
+		return &of
 	}
 	return l.User
 }
 
-// groupsByUser returns the groups of each user in alphabetical order.
+// groupsByUser returns the groups of each of their members.
 func groupsByUser(file *config.File) map[string][]string {
 	byUser := make(map[string][]string)
 	if file.Users == nil {
@@ -293,9 +305,6 @@ func groupsByUser(file *config.File) map[string][]string {
 		for _, user := range members {
 			byUser[user] = append(byUser[user], group)
 		}
-	}
-	for _, groups := range byUser {
-		slices.Sort(groups)
 	}
 	return byUser
 }

@@ -37,6 +37,7 @@ func (c *checker) file() {
 	c.listeners()
 	c.forwards()
 	c.tls()
+	c.gssapi()
 	c.emptyLists()
 	c.upstreams()
 	c.items("proxy", c.f.Proxy)
@@ -121,8 +122,8 @@ func (c *checker) listenerAuth(l *Listener, path string) {
 			c.fail(at, "certificate needs the authorities of the clients: say tls.client-ca")
 		case auth == AuthUID && !strings.HasPrefix(l.Address, "unix:") && !strings.HasPrefix(l.Address, "systemd:"):
 			c.fail(at, "uid is for listeners on unix:/path")
-		case auth == AuthGSSAPI:
-			c.fail(at, "listeners know none, password, certificate and uid")
+		case auth == AuthGSSAPI && (c.f.Auth == nil || c.f.Auth.GSSAPI == nil) && !c.incomplete("auth"):
+			c.fail(at, "gssapi needs the service's keys: say auth.gssapi")
 		}
 	}
 }
@@ -147,6 +148,43 @@ func checkListenAddress(address string) error {
 func (c *checker) tls() {
 	if t := c.f.TLS; t != nil && (t.Cert == "" || t.Key == "") && !c.incomplete("tls") {
 		c.fail("tls", "tls needs cert and key")
+	}
+}
+
+// gssapi checks who may log in by a ticket, and as whom.
+func (c *checker) gssapi() {
+	if c.f.Auth == nil {
+		return
+	}
+	g := c.f.Auth.GSSAPI
+	if g == nil {
+		if !c.incomplete("auth") {
+			c.fail("auth", "auth has one key, gssapi")
+		}
+		return
+	}
+	const path = "auth.gssapi"
+	if g.Principals != nil && len(g.Principals) == 0 {
+		c.fail(path+".principals", "an empty list: nobody could log in; leave the key out for those of the keytab's realms")
+	}
+	for i, p := range g.Principals {
+		c.principal(indexed(path+".principals", i), p)
+	}
+	for _, p := range slices.Sorted(maps.Keys(g.Map)) {
+		at := path + ".map." + p
+		c.principal(at, p)
+		switch name := g.Map[p]; {
+		case name == "" || strings.HasPrefix(name, "sid:"):
+			c.fail(at, "%s: want a user name", quote(name))
+		case strings.Count(name, "*") > strings.Count(p, "*"):
+			c.fail(at, "%s: a * in the name stands for what a * in the principal stood for", quote(name))
+		}
+	}
+}
+
+func (c *checker) principal(path, p string) {
+	if at := strings.LastIndexByte(p, '@'); at < 1 || at == len(p)-1 {
+		c.fail(path, "%s: want a principal with its realm, such as ann@EXAMPLE.COM or *@EXAMPLE.COM", quote(p))
 	}
 }
 

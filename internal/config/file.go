@@ -20,6 +20,7 @@ import "net/netip"
 type File struct {
 	Listen       []Listener          `yaml:"listen" doc:"where to listen; 127.0.0.1:1080 and [::1]:1080 if absent"`
 	TLS          *TLS                `yaml:"tls" doc:"serve the same protocols inside TLS, on the same ports"`
+	Auth         *Authentication     `yaml:"auth" doc:"further ways in which clients make themselves known"`
 	Users        *Users              `yaml:"users" doc:"who has a password, and who belongs to which group"`
 	Allow        []Network           `yaml:"allow" doc:"client networks that may use the proxy"`
 	Open         bool                `yaml:"open" doc:"let anybody use it"`
@@ -45,7 +46,7 @@ type File struct {
 type Listener struct {
 	Address       string    `yaml:"address" short:"true" doc:"host:port, :port, unix:/path or systemd:NAME"`
 	Name          string    `yaml:"name" doc:"what rules and logs call it; its address if absent"`
-	Auth          []Auth    `yaml:"auth" doc:"how clients may make themselves known here: none, password, certificate, uid; if absent: password where there are users, certificate where there is a client CA, else none"`
+	Auth          []Auth    `yaml:"auth" doc:"how clients may make themselves known here: none, password, certificate, gssapi, uid; if absent: gssapi where auth has it, password where there are users, certificate where there is a client CA, else none"`
 	ProxyProtocol []Network `yaml:"proxy-protocol" doc:"networks whose connections begin with a PROXY header, version 1 or 2, that tells the client's address"`
 	Mode          FileMode  `yaml:"mode" doc:"of a unix socket, such as 0660"`
 }
@@ -63,10 +64,25 @@ type TLS struct {
 	ClientCA string `yaml:"client-ca" doc:"file of the authorities whose certificates make clients known"`
 }
 
+// Authentication has the ways that need settings.
+type Authentication struct {
+	GSSAPI *GSSAPI `yaml:"gssapi" doc:"Kerberos tickets, for SOCKS 5 (RFC 1961)"`
+}
+
+// GSSAPI is authentication by Kerberos tickets.
+type GSSAPI struct {
+	Keytab     string            `yaml:"keytab" doc:"file with the service's keys; if absent that of KRB5_KTNAME, or /etc/krb5.keytab"`
+	Service    string            `yaml:"service" doc:"service that tickets are for: a name, or a whole principal such as rcmd/gw.example.com; rcmd if absent"`
+	Level      Level             `yaml:"level" doc:"least protection of what follows: clear, integrity or confidentiality; or clear-only, which protects nothing, whatever is asked for, as curl needs it; clear if absent"`
+	Principals []string          `yaml:"principals" doc:"who may log in: principals, * is any text; those of the keytab's realms if absent"`
+	Map        map[string]string `yaml:"map" doc:"user names by principal; * is any text, and in the name what it stood for; the whole principal where none matches"`
+	NEC        bool              `yaml:"nec" doc:"accept a protection level that is not protected itself, as old NEC clients send it"`
+}
+
 // Users are those who have a password.
 type Users struct {
 	File   string              `yaml:"file" short:"true" doc:"users file (see argyle passwd)"`
-	Groups map[string][]string `yaml:"groups" doc:"users by group"`
+	Groups map[string][]string `yaml:"groups" doc:"users by group; *@REALM is everybody of a realm, sid:S-1-5-… a group of Active Directory"`
 }
 
 // Upstream is a way out: a chain of proxies, a group to choose from, or direct.
@@ -123,7 +139,7 @@ type Rule struct {
 	Name      string    `yaml:"name" doc:"what logs and explain call it"`
 	Client    []string  `yaml:"client" doc:"client networks or set:NAME"`
 	Listener  []string  `yaml:"listener" doc:"names of listeners"`
-	User      []string  `yaml:"user" doc:"user names; * is anybody who is known"`
+	User      []string  `yaml:"user" doc:"user names; * is anybody who is known, *@REALM anybody of a realm"`
 	Group     []string  `yaml:"group" doc:"groups of users"`
 	Auth      []Auth    `yaml:"auth" doc:"how the client made itself known: none, password, certificate, gssapi, uid"`
 	Command   []Command `yaml:"command" doc:"connect, bind, udp, and bind-reply, udp-reply for what comes back; the first three if absent"`

@@ -62,6 +62,27 @@ func (Auth) shape() shape {
 	return oneOf(AuthNone, AuthPassword, AuthCertificate, AuthGSSAPI, AuthUID)
 }
 
+// Level is the least protection that clients of GSS-API must ask for.
+type Level string
+
+// The levels; absent means clear.
+const (
+	LevelClear           Level = "clear"
+	LevelIntegrity       Level = "integrity"
+	LevelConfidentiality Level = "confidentiality"
+	LevelClearOnly       Level = "clear-only"
+)
+
+// UnmarshalText reads one of the values.
+func (l *Level) UnmarshalText(text []byte) error { return choose(l, text) }
+
+// String returns l as it is read.
+func (l Level) String() string { return string(l) }
+
+func (Level) shape() shape {
+	return oneOf(LevelClear, LevelIntegrity, LevelConfidentiality, LevelClearOnly)
+}
+
 // Command is what a client asks for, or what comes back.
 type Command string
 

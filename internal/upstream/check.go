@@ -15,6 +15,7 @@ import (
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
 	"github.com/argyle-socks/argyle/socks"
+	"github.com/argyle-socks/argyle/socks/wire"
 )
 
 // A Check says how a [Group] looks after its members.
@@ -183,8 +184,11 @@ func probeSOCKS(ctx context.Context, d *socks.Dialer) error {
 		return nil
 	}
 	greeter := &socks.Dialer{
-		Addr: "[::]:1", User: d.User, Password: d.Password,
-		Forward: &oneConn{conn: &greetingConn{Conn: conn}},
+		Addr: d.Addr, User: d.User, Password: d.Password, GSSAPI: d.GSSAPI,
+		Forward: &oneConn{conn: &greetingConn{Conn: conn, gssapi: d.GSSAPI != nil}},
+	}
+	if strings.HasPrefix(d.Addr, "unix:") {
+		greeter.Addr = "localhost:1" // what there is of it in the name of a service
 	}
 	if _, err = greeter.DialContext(ctx, "tcp", "0.0.0.0:0"); errors.Is(err, errGreeted) {
 		return nil
@@ -206,10 +210,12 @@ func (o *oneConn) DialContext(context.Context, string, string) (net.Conn, error)
 
 var errGreeted = errors.New("greeted")
 
-// greetingConn refuses the second message that begins with the version of SOCKS
-// 5: the first is the greeting, and a login has a version of its own.
+// greetingConn refuses the request: the second message that begins with the
+// version of SOCKS 5, after the greeting, or the first one that is encapsulated.
+// A login has versions of its own.
 type greetingConn struct {
 	net.Conn
+	gssapi  bool
 	greeted bool
 }
 
@@ -220,6 +226,9 @@ func (c *greetingConn) Write(b []byte) (int, error) {
 			return 0, errGreeted
 		}
 		c.greeted = true
+	}
+	if c.gssapi && len(b) > 1 && b[1] == byte(wire.DataToken) && b[0] != version {
+		return 0, errGreeted
 	}
 	return c.Conn.Write(b)
 }

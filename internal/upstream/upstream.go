@@ -80,8 +80,14 @@ func (o Options) Hop(url string) (Hop, error) {
 		return Hop{}, fmt.Errorf("proxy URL %q: direct is no proxy to go through", Redact(url))
 	}
 	return Hop{
-		Name:  nameOf(d),
-		Reach: func(forward argyle.Dialer) (argyle.Dialer, error) { return o.parse(url, forward) },
+		Name: nameOf(d),
+		Reach: func(forward argyle.Dialer) (argyle.Dialer, error) {
+			way, err := o.parse(url, forward)
+			if kept, ok := d.(*socks.Dialer); ok && err == nil {
+				way.(*socks.Dialer).GSSAPI = kept.GSSAPI // which has the tickets
+			}
+			return way, err
+		},
 	}, nil
 }
 

@@ -190,6 +190,9 @@ func (u *proxyURL) dialer(forward argyle.Dialer) (argyle.Dialer, error) {
 		return &httpconnect.Dialer{Addr: u.addr, Forward: forward, User: u.user, Password: u.password, TLS: config}, nil
 	}
 	d := &socks.Dialer{Addr: u.addr, Forward: forward, User: u.user, Password: u.password, TLS: config}
+	if d.GSSAPI, err = u.gssapi(forward); err != nil {
+		return nil, err
+	}
 	switch strings.TrimSuffix(u.scheme, "+tls") {
 	case "socks4":
 		d.Version, d.ResolveNames = 4, true
@@ -213,10 +216,13 @@ func (u *proxyURL) hasTLS() bool { return strings.HasSuffix(u.scheme, "+tls") ||
 // have several values.
 func (u *proxyURL) checkOptions() error {
 	var allowed []string
-	switch {
-	case u.hasTLS():
+	if u.hasTLS() {
 		allowed = []string{"ca", "cert", "key", "sni"}
-	case u.scheme == "ssh":
+	}
+	if strings.HasPrefix(u.scheme, "socks5") {
+		allowed = append(allowed, gssapiOptions...)
+	}
+	if u.scheme == "ssh" {
 		allowed = []string{"identity", "known_hosts"}
 	}
 	for option, values := range u.options {
