@@ -6,7 +6,7 @@ SYSTEMS       ?= linux darwin windows freebsd
 FUZZTIME      ?= 60s
 BENCHTIME     ?= 1s
 
-.PHONY: build test peers fmt fmt-check vet lint check fuzz bench clean
+.PHONY: build test peers fmt fmt-check vet lint check fuzz bench conformance clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o argyle ./cmd/argyle
@@ -51,6 +51,10 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# What argyle probe says of argyle and of the servers that are installed, in docs/conformance.md.
+conformance:
+	ARGYLE_PEERS=require ARGYLE_CONFORMANCE=$(CURDIR)/docs/conformance.md $(GO) test -count=1 -run '^TestProbePeers$$' ./cmd/argyle
 
 clean:
 	rm -f argyle argyle.exe

@@ -17,7 +17,7 @@ import (
 // Every flag of a command is in its page, with its shorthand, its value's name and its default, and no page has another.
 func TestDocsFlags(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "tun", "gateway", "passwd", "check", "explain"} {
+	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "tun", "gateway", "probe", "passwd", "check", "explain"} {
 		t.Run(name, func(t *testing.T) {
 			page := docsPage(t, name)
 			cmd := commandOf(t, name)
@@ -45,8 +45,8 @@ func TestDocsFlags(t *testing.T) {
 // Command lines in the pages are right.
 func TestDocsExamples(t *testing.T) {
 	t.Parallel()
-	lines := regexp.MustCompile(`(?m)^    .*\bargyle (serve|run|connect|forward|redirect|tun|gateway|passwd|check|explain) ([^'"|<>#…\n]*)(.*)`)
-	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "tun", "gateway", "passwd", "check", "operating"} {
+	lines := regexp.MustCompile(`(?m)^    .*\bargyle (serve|run|connect|forward|redirect|tun|gateway|probe|passwd|check|explain) ([^'"|<>#…\n]*)(.*)`)
+	for _, name := range []string{"serve", "run", "connect", "forward", "redirect", "tun", "gateway", "probe", "passwd", "check", "operating"} {
 		found := lines.FindAllStringSubmatch(docsPage(t, name), -1)
 		if len(found) == 0 {
 			t.Errorf("%s has no examples", name)

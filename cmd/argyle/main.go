@@ -96,6 +96,7 @@ func rootCommand() *cobra.Command {
 		serveCommand(common),
 		runCommand(common),
 		connectCommand(common),
+		probeCommand(common),
 		forwardCommand(common),
 		redirectCommand(common),
 		tunCommand(common),
