@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/serve"
 )
 
@@ -42,6 +43,7 @@ var (
 	tcp    = kind{name: "tcp", open: openTCP, resets: true, splices: true}
 	unixes = kind{name: "unix", open: openUnix, splices: true}
 	secure = kind{name: "tls", open: openTLS, resets: true}
+	onLoop = kind{name: "loop", open: openLooped, resets: true, splices: true} // on an event loop
 	memory = kind{name: "memory", open: openMemory, resets: true}
 )
 
@@ -53,6 +55,7 @@ var pairings = []pairing{
 	{tcp, tcp}, {tcp, unixes}, {unixes, tcp}, {unixes, unixes},
 	{tcp, secure}, {secure, tcp}, {secure, secure},
 	{tcp, memory}, {memory, tcp}, {memory, memory},
+	{onLoop, onLoop}, {onLoop, tcp}, {unixes, onLoop}, {onLoop, memory},
 }
 
 func (p pairing) String() string { return p.client.name + " to " + p.upstream.name }
@@ -175,6 +178,26 @@ func connect(t testing.TB, ln net.Listener) (far, near net.Conn) {
 
 func openTCP(t testing.TB) (conn, net.Conn) {
 	far, near := connect(t, listen(t, "tcp", "127.0.0.1:0"))
+	return far.(*net.TCPConn), near
+}
+
+func openLooped(t testing.TB) (conn, net.Conn) {
+	ln := event.Listen(listen(t, "tcp", "127.0.0.1:0"))
+	l, ok := ln.(interface{ AcceptTo(func(net.Conn)) error })
+	if !ok {
+		return openTCP(t) // on this system there are no loops
+	}
+	accepted, ended := make(chan net.Conn), make(chan error)
+	go func() { ended <- l.AcceptTo(func(c net.Conn) { go func() { accepted <- c }() }) }()
+	far, err := (&net.Dialer{KeepAlive: -1}).DialContext(t.Context(), "tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near := <-accepted
+	ln.Close()
+	<-ended
+	t.Cleanup(func() { far.Close(); near.Close() })
+	far.SetDeadline(time.Now().Add(30 * time.Second))
 	return far.(*net.TCPConn), near
 }
 

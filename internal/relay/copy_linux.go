@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/argyle-socks/argyle/internal/event"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,6 +18,7 @@ type pump struct {
 
 	bulk     bool // splice rather than copy
 	noSplice bool // the kernel will not, for these sockets
+	told     bool // of urgent data we would be told, and there is none
 	scraps   int  // short pieces in a row, while bulk
 
 	buf     *[bufferSize]byte
@@ -102,7 +104,7 @@ func (p *pump) init(src, dst net.Conn) bool {
 
 func raw(conn net.Conn) syscall.RawConn {
 	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	case *net.TCPConn, *net.UnixConn, *event.Conn:
 		rc, err := conn.(syscall.Conn).SyscallConn()
 		if err == nil {
 			return rc
@@ -128,13 +130,19 @@ func (p *pump) fill(fd uintptr) bool {
 	if p.bulk && (p.pipe != nil || p.takePipe()) && p.spliceIn(int(fd)) {
 		return true
 	}
-	if p.bulk && p.err != nil && p.err != unix.EAGAIN {
-		return true // the kernel tells of an error once: read would find an end in order
+	if p.bulk && p.err != nil {
+		if p.err != unix.EAGAIN {
+			return true // the kernel tells of an error once: read would find an end in order
+		}
+		if p.told {
+			p.n, p.err = 0, nil
+			return false
+		}
 	}
 	// Also where splice found nothing: it stops before an urgent byte, and
 	// the poller would not wake us for that again.
 	p.buf = buffers.Get().(*[bufferSize]byte)
-	p.n, p.err = retry(func() (int, error) { return unix.Read(int(fd), p.buf[:min(p.size, bufferSize)]) })
+	p.n, p.err = event.Read(int(fd), p.buf[:min(p.size, bufferSize)])
 	if p.n > 0 {
 		return true
 	}
@@ -200,7 +208,7 @@ func (h *half) empty(fd uintptr) bool {
 
 func (p *pump) writeOnce(fd int) (int, error) {
 	if p.buf != nil {
-		return unix.Write(fd, p.buf[p.written:p.n])
+		return event.Write(fd, p.buf[p.written:p.n])
 	}
 	n, err := unix.Splice(p.pipe.r, nil, fd, nil, p.n-p.written, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	return int(n), err
@@ -237,34 +245,44 @@ func retry(f func() (int, error)) (int, error) {
 
 // flush waits a little until the other side has what was written: a reset
 // would throw it away.
-func flush(conn *net.TCPConn) {
-	rc, err := conn.SyscallConn()
-	if err != nil {
+func flush(conn net.Conn) {
+	if flushed(conn) {
 		return
 	}
 	tick := time.NewTicker(flushStep)
 	defer tick.Stop()
 	for range flushTries {
-		if queued(rc) == 0 {
+		<-tick.C
+		if flushed(conn) {
 			return
 		}
-		<-tick.C
 	}
 }
 
-// queued says how many bytes are still to be acknowledged; for a connection
-// that is gone that is none, whatever it leaves behind.
-func queued(rc syscall.RawConn) (n int) {
+// flushed reports whether nothing is to be acknowledged any more. Of a connection
+// that is gone that holds, whatever it leaves behind.
+func flushed(conn net.Conn) bool {
+	rc := rawTCP(conn)
+	if rc == nil {
+		return true
+	}
+	queued := 0
 	_ = rc.Control(func(fd uintptr) {
-		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
-		if n == 0 {
-			return
-		}
-		if isClosed(fd) {
-			n = 0
+		queued, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+		if queued > 0 && isClosed(fd) {
+			queued = 0
 		}
 	})
-	return n
+	return queued == 0
+}
+
+// rawTCP returns the socket below a connection of TCP, nil for others.
+func rawTCP(conn net.Conn) syscall.RawConn {
+	inner := bare(conn)
+	if _, ok := inner.(*net.UnixConn); ok {
+		return nil
+	}
+	return raw(inner)
 }
 
 // gone reports whether a TCP connection was broken off by its other side. One
@@ -272,12 +290,8 @@ func queued(rc syscall.RawConn) (n int) {
 // only the error that waits there tells them apart. EPIPE is a reset after the
 // end in order.
 func gone(conn net.Conn) (broken bool) {
-	tcp, ok := bare(conn).(*net.TCPConn)
-	if !ok {
-		return false
-	}
-	rc, err := tcp.SyscallConn()
-	if err != nil {
+	rc := rawTCP(conn)
+	if rc == nil {
 		return false
 	}
 	_ = rc.Control(func(fd uintptr) {

@@ -13,4 +13,15 @@ func (h *half) copy() error { return h.copyBuffer() }
 func gone(net.Conn) bool { return false }
 
 // flush would wait until what was written has gone.
-func flush(*net.TCPConn) {}
+func flush(net.Conn) {}
+
+func flushed(net.Conn) bool { return true }
+
+// looped is a Pair's place in an event loop, of which there are none here.
+type looped struct{}
+
+func (looped) on() bool { return false }
+
+func (p *Pair) startLoop() bool { return false }
+func (p *Pair) inLoop(f func()) { f() }
+func (p *Pair) quit()           {}

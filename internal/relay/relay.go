@@ -36,7 +36,8 @@ type Pair struct {
 	Done func(err error)
 
 	up, down half
-	watchdog *time.Timer
+	watchdog alarm
+	loop     looped
 	lasting  atomic.Bool   // the session has its keepalives
 	active   atomic.Int64  // when a byte last moved, on our clock
 	running  atomic.Int32  // directions that have not ended
@@ -59,8 +60,8 @@ type Gate interface {
 // Start begins to copy and returns. The connections belong to the Pair, which
 // closes them.
 func (p *Pair) Start() {
-	client, early := unwrap(p.Client)
-	upstream, late := unwrap(p.Upstream)
+	client, early := free(unwrap(p.Client))
+	upstream, late := free(unwrap(p.Upstream))
 	p.up = half{pair: p, src: client, dst: upstream, unread: early, gate: p.UpGate}
 	p.down = half{pair: p, src: upstream, dst: client, unread: late, gate: p.DownGate}
 	if p.UpGate != nil || p.DownGate != nil {
@@ -68,12 +69,21 @@ func (p *Pair) Start() {
 	}
 	p.touch()
 	p.running.Store(2)
+	if p.startLoop() {
+		return
+	}
 	p.watchdog = time.AfterFunc(math.MaxInt64, p.watch)
 	p.watchdog.Reset(p.wait(firstWait)) // only now may watch find the field
 	// Two new goroutines, so that the one that went through the handshake
 	// can end and give its grown stack back.
 	go p.up.run()
 	go p.down.run()
+}
+
+// alarm is a timer, of the system's or of a loop.
+type alarm interface {
+	Reset(d time.Duration) bool
+	Stop() bool
 }
 
 // firstWait is when a session counts as one that lasts. Most never do, and so
@@ -144,13 +154,19 @@ func (p *Pair) Bytes() (up, down int64) { return p.up.bytes.Load(), p.down.bytes
 
 // Close cuts the session: both sides see a reset, and Done gets the reason.
 func (p *Pair) Close(reason error) {
-	p.reset.Store(true)
-	p.stop(reason)
+	p.inLoop(func() {
+		p.reset.Store(true)
+		p.stop(reason)
+	})
 }
 
 // stop makes both directions end soon, for the reason err if there is none yet.
 func (p *Pair) stop(err error) {
 	p.cause.CompareAndSwap(nil, &err)
+	if p.loop.on() {
+		p.quit()
+		return
+	}
 	if p.cut != nil {
 		p.cutOnce.Do(func() { close(p.cut) })
 	}
@@ -180,6 +196,14 @@ func (p *Pair) end() {
 		return
 	}
 	p.watchdog.Stop()
+	if p.loop.on() && p.reset.Load() && !(flushed(p.up.src) && flushed(p.down.src)) {
+		go p.close() // which waits
+		return
+	}
+	p.close()
+}
+
+func (p *Pair) close() {
 	if p.reset.Load() {
 		abort(p.up.src)
 		abort(p.down.src)
@@ -200,6 +224,8 @@ type half struct {
 	bytes    atomic.Int64
 	writing  atomic.Bool // a write to dst is under way
 	broken   atomic.Bool // a write found that dst has broken off
+	ended    bool        // on a loop
+	heavy    bool        // on a loop: counted as bulk
 	over     atomic.Bool // src was closed whole for the other direction's end
 	pump     pump
 }
@@ -235,7 +261,8 @@ func (h *half) finish(err error) {
 	}
 	switch {
 	case err == nil:
-		if !h.brokenSource() {
+		// If this direction is the last, closing says as much.
+		if last := p.running.Load() == 1 && p.loop.on(); !last && !h.brokenSource() {
 			h.closeWrite()
 		}
 	case writing && isReset(err):
@@ -259,7 +286,7 @@ func (h *half) finish(err error) {
 func (h *half) brokenSource() bool {
 	back := h.back()
 	for range 10 {
-		if !back.writing.Load() {
+		if !back.writing.Load() || h.pair.loop.on() {
 			break
 		}
 		<-time.After(2 * time.Millisecond)
@@ -335,18 +362,22 @@ func (h *half) moved(n int) {
 	h.pair.touch()
 }
 
+// aliveTime is how often a side that says nothing is asked whether it is there.
+const aliveTime = 30 * time.Second
+
 func keepAlive(conn net.Conn) {
-	if tcp, ok := bare(conn).(*net.TCPConn); ok {
-		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 30 * time.Second})
+	switch tcp := bare(conn).(type) {
+	case *net.TCPConn:
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: aliveTime, Interval: aliveTime})
+	case interface{ KeepAlive(time.Duration) error }: // of a loop
+		_ = tcp.KeepAlive(aliveTime)
 	}
 }
 
 // abort closes conn with a reset, after what was written has gone.
 func abort(conn net.Conn) {
 	inner := bare(conn)
-	if tcp, ok := inner.(*net.TCPConn); ok {
-		flush(tcp)
-	}
+	flush(inner)
 	if l, ok := inner.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)
 		inner.Close() // before TLS can say that this is an end in order
@@ -363,6 +394,15 @@ func bare(conn net.Conn) net.Conn {
 		}
 		conn = t.NetConn()
 	}
+}
+
+// free takes a connection from what it was accepted or dialled by, and adds to
+// unread what that has read too many.
+func free(conn net.Conn, unread []byte) (net.Conn, []byte) {
+	if c, ok := conn.(interface{ Free() []byte }); ok {
+		unread = append(unread, c.Free()...)
+	}
+	return conn, unread
 }
 
 // unwrap takes off what a handshake has put around a connection, and returns

@@ -1,0 +1,239 @@
+package relay
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/argyle-socks/argyle/internal/event"
+)
+
+// looped is a Pair's place in an event loop. All of a Pair on a loop happens in
+// the loop's goroutine: its directions have none of their own, and neither
+// buffer nor pipe while nothing comes.
+type looped struct {
+	at               atomic.Pointer[event.Loop] // nil: there are goroutines
+	client, upstream *event.Conn
+}
+
+func (l *looped) on() bool { return l.at.Load() != nil }
+
+// maxTurns is how many pieces a direction may move before others have theirs.
+const maxTurns = 8
+
+// startLoop begins to relay on a loop. It reports false if the connections are
+// not both on the same, or something holds back their bytes.
+func (p *Pair) startLoop() bool {
+	client, ok := p.up.src.(*event.Conn)
+	if !ok || p.cut != nil {
+		return false
+	}
+	upstream, ok := p.down.src.(*event.Conn)
+	if !ok || client.Loop() != upstream.Loop() || !p.up.hold() || !p.down.hold() {
+		return false
+	}
+	p.loop.client, p.loop.upstream = client, upstream
+	p.loop.at.Store(client.Loop())
+	p.inLoop(func() {
+		client.Watch(p)
+		upstream.Watch(p)
+		p.settle(p.wait(firstWait))
+	})
+	return true
+}
+
+// settle begins on a loop, in its goroutine.
+func (p *Pair) settle(look time.Duration) {
+	p.watchdog = p.loop.at.Load().NewTimer(p.watch)
+	p.watchdog.Reset(look)
+	p.Ready()
+}
+
+// inLoop calls f where the Pair may be changed.
+func (p *Pair) inLoop(f func()) {
+	l := p.loop.at.Load()
+	if l == nil {
+		f()
+		return
+	}
+	l.Post(func() {
+		if p.loop.at.Load() == l {
+			f()
+		} else {
+			p.inLoop(f)
+		}
+	})
+}
+
+// move moves the Pair to another loop, as the last that is done with it on the one
+// where it is.
+func (p *Pair) move(to *event.Loop) bool {
+	from := p.loop.at.Load()
+	if to == from || to.Wake() != nil {
+		return false
+	}
+	p.watchdog.Stop()
+	p.loop.client.Leave()
+	p.loop.upstream.Leave()
+	for _, h := range [...]*half{&p.up, &p.down} {
+		if h.heavy {
+			from.Heavy(-1)
+			to.Heavy(1)
+		}
+	}
+	p.loop.at.Store(to)
+	to.Post(func() {
+		err := errors.Join(p.loop.client.Join(to), p.loop.upstream.Join(to))
+		to.Sleep()
+		p.settle(p.wait(lookInterval))
+		if err != nil {
+			p.stop(err)
+		}
+	})
+	return true
+}
+
+// hold makes what was read before what is to be written next. It reports false
+// if that is too much.
+func (h *half) hold() bool {
+	if len(h.unread) > bufferSize {
+		return false
+	}
+	if len(h.unread) > 0 {
+		h.pump.buf = buffers.Get().(*[bufferSize]byte)
+		h.pump.n = copy(h.pump.buf[:], h.unread)
+		h.unread = nil
+	}
+	return true
+}
+
+// Ready does what can be done: a connection may be readable or writable, or gone.
+func (p *Pair) Ready() {
+	if !p.up.step(p.loop.client, p.loop.upstream) || !p.down.step(p.loop.upstream, p.loop.client) {
+		return
+	}
+	if p.lasting.Load() && p.running.Load() > 0 {
+		p.move(p.loop.at.Load().Rather(false))
+	}
+}
+
+// step moves what can be moved. It reports false if the Pair has left the loop.
+func (h *half) step(src, dst *event.Conn) bool {
+	for range maxTurns {
+		if h.ended || h.pump.n == 0 && !h.take(src) {
+			return true
+		}
+		if h.pump.n > 0 && !h.give(src, dst) {
+			return true
+		}
+		if h.weigh() && h.pair.move(h.pair.loop.at.Load().Rather(true)) {
+			return false
+		}
+	}
+	h.pair.inLoop(h.pair.Ready)
+	return true
+}
+
+// weigh counts a direction of bulk with its loop, and reports whether it has just
+// become one.
+func (h *half) weigh() bool {
+	bulk := h.pump.bulk && !h.ended
+	if bulk == h.heavy {
+		return false
+	}
+	h.heavy = bulk
+	n := 1
+	if !bulk {
+		n = -1
+	}
+	h.pair.loop.at.Load().Heavy(n)
+	return bulk
+}
+
+// take reads a piece, or finds the end. It reports false if nothing is there.
+func (h *half) take(src *event.Conn) bool {
+	p := &h.pump
+	if !src.MayRead() {
+		return false
+	}
+	fd, ok := src.Acquire()
+	if !ok {
+		return false
+	}
+	src.Reading()
+	p.size = spliceSize
+	p.told = !src.Urgent()
+	got := p.fill(uintptr(fd))
+	if got {
+		src.HasRead(p.buf == nil || p.n == bufferSize)
+	}
+	src.Release()
+	if got && p.n <= 0 {
+		h.conclude(p.err)
+	}
+	return got
+}
+
+// give writes what was read. It reports false if dst does not take all of it.
+func (h *half) give(src, dst *event.Conn) bool {
+	if h.writing.Load() {
+		if src.Failed() && gone(src) {
+			h.pair.reset.Store(true)
+			h.pair.stop(syscall.ECONNRESET)
+			return false
+		}
+		if !dst.MayWrite() {
+			return false
+		}
+	}
+	fd, ok := dst.Acquire()
+	if !ok {
+		return false
+	}
+	h.writing.Store(true)
+	dst.Writing()
+	p := &h.pump
+	done := h.empty(uintptr(fd))
+	dst.Release()
+	if !done {
+		return false
+	}
+	h.wrote(p.err)
+	if p.err != nil {
+		h.conclude(&writeError{p.err})
+		return false
+	}
+	p.choose()
+	p.n, p.written = 0, 0
+	if p.buf != nil {
+		buffers.Put(p.buf)
+		p.buf = nil
+	}
+	return true
+}
+
+// conclude ends this direction.
+func (h *half) conclude(err error) {
+	h.ended = true
+	h.weigh()
+	h.finish(err)
+	h.pump.release()
+	h.pair.end()
+}
+
+// quit ends what has not ended.
+func (p *Pair) quit() {
+	for _, h := range [...]*half{&p.up, &p.down} {
+		if h.ended {
+			continue
+		}
+		h.ended = true
+		h.weigh()
+		if h.pump.n > 0 || !errors.Is(p.err(), ErrIdle) {
+			p.reset.Store(true) // bytes are left over, or this is no end in order
+		}
+		h.pump.release()
+		p.end()
+	}
+}
