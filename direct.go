@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/argyle-socks/argyle/internal/event"
 	"golang.org/x/net/idna"
 )
 
@@ -37,6 +38,9 @@ type Direct struct {
 }
 
 var _ Dialer = (*Direct)(nil)
+
+// DetachesItself says that DialContext may run in an event loop.
+func (*Direct) DetachesItself() {}
 
 // String returns "direct".
 func (*Direct) String() string { return "direct" }
@@ -87,15 +91,18 @@ func (d *Direct) dial(ctx context.Context, network string, to netip.AddrPort) (n
 	if err := d.check(ctx, network, to); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
+	local, err := d.local(ctx, to.Addr())
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
+	}
+	if conn, ok, err := event.Dial(ctx, local, to, d.Control); ok {
+		return conn, err
+	}
 	dialer := net.Dialer{
 		Control: d.Control,
 		// The relay turns keepalives on for a session that lasts: four
 		// system calls that a short one need not pay.
 		KeepAlive: -1,
-	}
-	local, err := d.local(ctx, to.Addr())
-	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
 	if local.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
@@ -213,6 +220,7 @@ func (d *Direct) resolve(ctx context.Context, name string) ([]netip.Addr, error)
 	if err != nil {
 		return nil, err
 	}
+	event.Detach(ctx)
 	resolver := d.Resolver
 	if resolver == nil {
 		resolver = net.DefaultResolver

@@ -197,9 +197,9 @@ func (v *path) run() {
 // cannot be used now.
 func (v *path) open() bool {
 	a := v.association
-	ctx, cancel := limit(a.ctx, time.Now(), v.dialTimeout, dialTimeout)
-	defer cancel()
-	conn, err := v.dialer.ListenPacket(ctx, "udp", "")
+	step := limit(a.ctx, time.Now(), v.dialTimeout, dialTimeout)
+	defer step.Cancel()
+	conn, err := v.dialer.ListenPacket(step, "udp", "")
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	ds := v.waiting

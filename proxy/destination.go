@@ -82,9 +82,9 @@ func (a *association) ask(ctx context.Context, addr argyle.Addr) (Route, error) 
 
 // decide asks the policy about a name and sends what waits for the answer.
 func (a *association) decide(d *destination, addr argyle.Addr) {
-	ctx, cancel := limit(a.ctx, time.Now(), a.proxy.DialTimeout, dialTimeout)
-	defer cancel()
-	route, err := a.ask(ctx, addr)
+	step := limit(a.ctx, time.Now(), a.proxy.DialTimeout, dialTimeout)
+	defer step.Cancel()
+	route, err := a.ask(step, addr)
 
 	a.table.Lock()
 	defer a.table.Unlock()

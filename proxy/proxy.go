@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 )
 
 // A Policy decides where calls may go, and by which way out.
@@ -140,6 +141,9 @@ var ErrProxyClosed = errors.New("proxy is shutting down")
 
 var _ argyle.Handler = (*Proxy)(nil)
 
+// DetachesItself says that ServeCall may run in an event loop.
+func (p *Proxy) DetachesItself() {}
+
 // ServeCall carries one call. It returns once the call is answered: a session
 // of TCP then goes on by itself.
 func (p *Proxy) ServeCall(ctx context.Context, call argyle.Call) {
@@ -161,8 +165,10 @@ func (p *Proxy) ServeCall(ctx context.Context, call argyle.Call) {
 	case argyle.Connect:
 		err = p.connect(ctx, s)
 	case argyle.Bind:
+		event.Detach(ctx)
 		err = p.bind(ctx, s)
 	case argyle.Associate:
+		event.Detach(ctx)
 		err = p.associate(ctx, s)
 		if err == nil {
 			s.end(nil)
@@ -245,6 +251,7 @@ func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, cont
 	if err := ctx.Err(); err != nil {
 		return nothing, fmt.Errorf("no time is left to connect: %w", err)
 	}
+	event.DetachUnless(ctx, route.Dialer)
 	return take(route.Dialer, ctx, "tcp", route.dest(req).String())
 }
 
@@ -255,6 +262,7 @@ func (s *Session) decide(ctx context.Context, req *argyle.Request) (Route, error
 	}
 	ctx, cancel := s.bound(ctx, time.Now(), s.proxy.DialTimeout, dialTimeout)
 	defer cancel()
+	event.DetachUnless(ctx, s.proxy.Policy)
 	return s.proxy.Policy.Route(ctx, req)
 }
 

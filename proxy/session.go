@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/relay"
 )
 
@@ -128,24 +129,24 @@ var ErrMaxTime = errors.New("session lasted as long as it may")
 // bound returns a context for one step, which began at a time and which Close
 // cancels. A negative timeout means none, and 0 the default.
 func (s *Session) bound(ctx context.Context, began time.Time, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := limit(ctx, began, timeout, byDefault)
+	step := limit(ctx, began, timeout, byDefault)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cancel = cancel
+	s.cancel = step.Cancel
 	if s.closed {
-		cancel()
+		step.Cancel()
 	}
-	return ctx, cancel
+	return step, step.Cancel
 }
 
-func limit(ctx context.Context, began time.Time, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
-	switch {
-	case timeout < 0:
-		return context.WithCancel(ctx)
-	case timeout == 0:
+func limit(ctx context.Context, began time.Time, timeout, byDefault time.Duration) *event.Step {
+	if timeout == 0 {
 		timeout = byDefault
 	}
-	return context.WithDeadline(ctx, began.Add(timeout))
+	if timeout < 0 {
+		return event.NewStep(ctx, time.Time{})
+	}
+	return event.NewStep(ctx, began.Add(timeout))
 }
 
 // take makes route the session's own, and counts the session in.
@@ -252,14 +253,14 @@ func (s *Session) relay(client, upstream net.Conn) {
 		pair.UpGate, pair.DownGate = up, down
 	}
 	s.mu.Lock()
+	s.cancel = nil // with all that the steps before needed
 	s.pair = pair
 	s.peer = upstream.RemoteAddr()
-	closed := s.closed
-	s.mu.Unlock()
-	pair.Start()
-	if closed {
+	pair.Start() // before Close finds it
+	if s.closed {
 		pair.Close(s.reason)
 	}
+	s.mu.Unlock()
 }
 
 // idle is Idle as the relay takes it: 0 means no bound.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/socks/wire"
 )
 
@@ -35,6 +36,9 @@ type NoAuth struct{}
 // Method returns [wire.NoAuth].
 func (NoAuth) Method() wire.Method { return wire.NoAuth }
 
+// DetachesItself says that it may run in an event loop.
+func (NoAuth) DetachesItself() {}
+
 // Authenticate lets the client pass, nameless.
 func (NoAuth) Authenticate(context.Context, net.Conn) (Identity, error) { return Identity{}, nil }
 
@@ -45,6 +49,10 @@ type Password struct {
 	// client is not valid for a connection without an IP address. If
 	// Verify is nil, every password passes and the client stays nameless.
 	Verify func(ctx context.Context, client netip.Addr, user, password string) error
+
+	// Prompt says that Verify waits for nothing and does not take long, so
+	// that it needs no goroutine of its own.
+	Prompt bool
 }
 
 // ErrLogin is in the error of a login that was refused.
@@ -52,6 +60,9 @@ var ErrLogin = errors.New("login refused")
 
 // Method returns [wire.UserPass].
 func (Password) Method() wire.Method { return wire.UserPass }
+
+// DetachesItself says that it may run in an event loop.
+func (Password) DetachesItself() {}
 
 // Authenticate reads user name and password and answers with STATUS 0 or 1.
 func (p Password) Authenticate(ctx context.Context, conn net.Conn) (Identity, error) {
@@ -63,6 +74,9 @@ func (p Password) Authenticate(ctx context.Context, conn net.Conn) (Identity, er
 		return Identity{}, send(conn, wire.LoginStatus{})
 	}
 	client := argyle.AddrOf(conn.RemoteAddr()).IP
+	if !p.Prompt {
+		event.Detach(ctx)
+	}
 	if err := p.Verify(ctx, client, login.User, login.Password); err != nil {
 		refusal := send(conn, wire.LoginStatus{Status: 1})
 		return Identity{}, errors.Join(fmt.Errorf("%w: user %q: %w", ErrLogin, login.User, err), refusal)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/serve"
 	"github.com/argyle-socks/argyle/socks/wire"
 )
@@ -101,6 +102,7 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 	case b[0] == wire.Version4:
 		err = s.serve4(ctx, conn, b)
 	case s.Other != nil:
+		event.Detach(ctx)
 		s.Other(ctx, serve.Unread(conn, slices.Clone(b)))
 	default:
 		conn.Close()
@@ -157,10 +159,11 @@ func (s *Server) authenticate(ctx context.Context, auth Authenticator, conn net.
 		timeout = serve.DefaultTimeout
 	}
 	if auth.Method() != wire.NoAuth && timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
+		step := event.NewStep(ctx, time.Now().Add(timeout))
+		defer step.Cancel()
+		ctx = step
 	}
+	event.DetachUnless(ctx, auth)
 	return auth.Authenticate(ctx, conn)
 }
 
@@ -222,6 +225,7 @@ func (s *Server) call(ctx context.Context, c *call, req argyle.Request) {
 		}
 		return
 	}
+	event.DetachUnless(ctx, s.Handler)
 	s.Handler.ServeCall(ctx, c)
 	if !c.answered {
 		c.Reject(errors.New("not answered"))

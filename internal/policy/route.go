@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/proxy"
 )
 
@@ -69,6 +70,7 @@ func (p *Policy) decideAll(ctx context.Context, req *argyle.Request, lookUp look
 		return t, nil
 	}
 	t.lookedUp = true
+	event.Detach(ctx)
 	ctx, cancel := p.limit(ctx, req)
 	defer cancel()
 	ips, err := lookUp(ctx, req.Dest.Name)

@@ -153,7 +153,7 @@ func (c *fedConn) Unwrap() (conn net.Conn, unread []byte) {
 // came through a [Feed]. It has the form of http.Server.ConnContext.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	if fed, ok := conn.(*fedConn); ok && fed.handshake != nil {
-		return context.WithValue(ctx, handshakeKey{}, fed.handshake)
+		return fed.handshake.context(ctx)
 	}
 	return ctx
 }

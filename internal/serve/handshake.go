@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/argyle-socks/argyle/internal/event"
 )
 
 // handshake is a connection whose client has not yet said what it wants.
@@ -14,6 +16,7 @@ type handshake struct {
 	server  *Server
 	conn    net.Conn
 	inbound string
+	task    *event.Task // nil without an event loop
 
 	setting  sync.Mutex // held while a deadline is set
 	deadline time.Time  // of the handshake; zero for none
@@ -55,6 +58,15 @@ func Inbound(ctx context.Context) string {
 		return h.inbound
 	}
 	return ""
+}
+
+// context returns a context for what is done for the connection.
+func (h *handshake) context(parent context.Context) context.Context {
+	ctx := context.WithValue(parent, handshakeKey{}, h)
+	if h.task != nil {
+		ctx = event.WithTask(ctx, h.task)
+	}
+	return ctx
 }
 
 func (h *handshake) established() {

@@ -13,6 +13,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/argyle-socks/argyle/internal/event"
 )
 
 // ErrServerClosed is what Serve returns after Shutdown or Close.
@@ -65,11 +67,10 @@ func (s *Server) Serve(ln net.Listener) error {
 	defer s.end(ln)
 	retry := backoff{log: s.Log}
 	for {
-		conn, err := ln.Accept()
+		err := s.accept(ln)
 		switch {
 		case err == nil:
 			retry.reset()
-			s.start(ln, conn)
 		case s.isClosed():
 			return ErrServerClosed
 		case !passing(err):
@@ -80,6 +81,23 @@ func (s *Server) Serve(ln net.Listener) error {
 			}
 		}
 	}
+}
+
+// accept has the next connection served, or, on event loops, all until there
+// is an error.
+func (s *Server) accept(ln net.Listener) error {
+	inner := ln
+	if w, ok := ln.(interface{ NetListener() net.Listener }); ok {
+		inner = w.NetListener()
+	}
+	if l, ok := inner.(interface{ AcceptTo(func(net.Conn)) error }); ok {
+		return l.AcceptTo(func(conn net.Conn) { s.start(ln, conn) })
+	}
+	conn, err := ln.Accept()
+	if err == nil {
+		s.start(ln, conn)
+	}
+	return err
 }
 
 func (s *Server) begin(ln net.Listener) bool {
@@ -125,15 +143,16 @@ func (s *Server) start(ln net.Listener, conn net.Conn) {
 	if victim != nil {
 		victim.cut()
 	}
-	go func() {
+	event.Go(conn, func(t *event.Task) {
 		defer s.handlers.Done()
 		defer h.leave()
 		defer s.survive(conn)
 		if timeout := s.timeout(); timeout > 0 {
 			h.limit(time.Now().Add(timeout))
 		}
-		s.Handle(context.WithValue(s.base, handshakeKey{}, h), conn)
-	}()
+		h.task = t
+		s.Handle(h.context(s.base), conn)
+	})
 }
 
 // survive keeps a panic in one connection's handler from ending all others.

@@ -3,6 +3,7 @@ package users
 import (
 	"context"
 	"errors"
+	"github.com/argyle-socks/argyle/internal/event"
 	"net/netip"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ func (g *Gate) Login(ctx context.Context, addr netip.Addr, user, password string
 	begin := time.Now()
 	err := g.login(ctx, addr, user, password)
 	if errors.Is(err, ErrDenied) {
+		event.Detach(ctx)
 		sleep(ctx, floor-time.Since(begin))
 	}
 	return err
@@ -59,6 +61,7 @@ func (g *Gate) login(ctx context.Context, addr netip.Addr, user, password string
 		case refused:
 			return ErrDenied
 		}
+		event.Detach(ctx)
 		over, mine := g.begin(a.fingerprint)
 		if mine {
 			defer g.end(a.fingerprint)
