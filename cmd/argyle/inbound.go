@@ -18,6 +18,7 @@ import (
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/httpconnect"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/proxyproto"
 	"github.com/argyle-socks/argyle/internal/serve"
 	"github.com/argyle-socks/argyle/internal/users"
@@ -53,7 +54,7 @@ func openInbound(spec config.Listener, control controlFunc) (*inbound, error) {
 	in := &inbound{}
 	in.spec.Store(&spec)
 	for _, ln := range lns {
-		in.lns = append(in.lns, &namedListener{ln, in})
+		in.lns = append(in.lns, &namedListener{event.Listen(ln), in})
 	}
 	return in, nil
 }
@@ -79,6 +80,9 @@ type namedListener struct {
 	net.Listener
 	*inbound
 }
+
+// NetListener returns the listener inside.
+func (l *namedListener) NetListener() net.Listener { return l.Listener }
 
 // start begins to serve. What ends it other than close goes to failed.
 func (in *inbound) start(s *service, failed chan<- error) {
@@ -142,7 +146,7 @@ func (set *setup) authenticators(methods []config.Auth, login loginFunc) (all []
 		all = append(all, set.gssapi)
 	}
 	if login != nil && (slices.Contains(methods, config.AuthPassword) || len(all) == 0) {
-		all = append(all, socks.Password{Verify: login})
+		all = append(all, socks.Password{Verify: login, Prompt: true})
 	}
 	if len(all) > 0 && slices.Contains(methods, config.AuthNone) {
 		all = append(all, socks.NoAuth{})

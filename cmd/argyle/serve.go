@@ -80,13 +80,16 @@ type service struct {
 }
 
 func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
-	log, err := common.logger(os.Stderr)
+	signals := make(chan os.Signal, 4)
+	// Until the program has ended: one that comes while it says its last words
+	// shall not make its exit status.
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	stderr := newLogWriter(os.Stderr)
+	defer stderr.Close()
+	log, err := common.logger(stderr)
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
 	s := &service{
 		world:  newWorld(log),
 		load:   func() (*config.File, error) { return f.file(common) },

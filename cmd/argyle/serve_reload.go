@@ -199,7 +199,7 @@ func sharePort(lns []net.Listener, on bool) {
 		if !ok {
 			continue
 		}
-		if tcp, ok := named.Listener.(*net.TCPListener); ok {
+		if tcp, ok := named.Listener.(syscall.Conn); ok {
 			if raw, err := tcp.SyscallConn(); err == nil {
 				_ = raw.Control(func(fd uintptr) { _ = reusePort(fd, on) }) // or the address stays in use
 			}

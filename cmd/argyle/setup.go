@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/limit"
 	"github.com/argyle-socks/argyle/internal/names"
 	"github.com/argyle-socks/argyle/internal/policy"
@@ -189,13 +191,16 @@ func (w *world) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 	return w.now.Load().resolver.LookupNetIP(ctx, network, host)
 }
 
+// DetachesItself says that Route may run in an event loop.
+func (w *world) DetachesItself() {}
+
 // Route asks the policy of the setup in force.
 func (w *world) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
 	set := w.now.Load()
 	if d := set.timeouts.DialTimeout; d > 0 { // rules may look a name up
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
+		step := event.NewStep(ctx, time.Now().Add(d))
+		defer step.Cancel()
+		ctx = step
 	}
 	route, err := set.policy.Route(ctx, req)
 	route.Timeouts = route.Timeouts.Over(set.timeouts)

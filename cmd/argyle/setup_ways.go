@@ -20,6 +20,7 @@ import (
 
 	"github.com/argyle-socks/argyle"
 	"github.com/argyle-socks/argyle/internal/config"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/proxyproto"
 	"github.com/argyle-socks/argyle/internal/source"
 	"github.com/argyle-socks/argyle/internal/upstream"
@@ -48,7 +49,11 @@ func (w *way) on(ctx context.Context, set *setup) context.Context {
 // default.
 func (w *way) String() string { return cmp.Or(w.name, nameOf(w.Dialer)) }
 
+// DetachesItself says that DialContext may run in an event loop.
+func (w *way) DetachesItself() {}
+
 func (w *way) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	event.DetachUnless(ctx, w.Dialer)
 	return w.Dialer.DialContext(w.on(ctx, nil), network, address)
 }
 
@@ -69,6 +74,7 @@ type routed struct {
 }
 
 func (r *routed) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	event.DetachUnless(ctx, r.way.Dialer)
 	conn, err := r.way.Dialer.DialContext(r.on(ctx, r.set), network, address)
 	if err == nil {
 		r.direct.Store(isDirect(r.way.Dialer, conn))
