@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/internal/serve"
 )
 
@@ -142,7 +143,7 @@ func startFed(t testing.TB, s *Server) string {
 		feed.Put(ctx, serve.Unread(conn, b[:n]))
 	}}
 	var wg sync.WaitGroup
-	wg.Go(func() { front.Serve(ln) })
+	wg.Go(func() { front.Serve(event.Listen(ln)) })
 	t.Cleanup(func() {
 		front.Close()
 		wg.Wait()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/proxy"
 	"github.com/argyle-socks/argyle/socks"
 	"github.com/argyle-socks/argyle/socks/wire"
@@ -29,7 +30,7 @@ func serve(t *testing.T, p *proxy.Proxy) (addr string) {
 	}
 	s := &socks.Server{Handler: p}
 	var wg sync.WaitGroup
-	wg.Go(func() { s.Serve(ln) })
+	wg.Go(func() { s.Serve(event.Listen(ln)) })
 	t.Cleanup(func() {
 		s.Close()
 		p.Close()

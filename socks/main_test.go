@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/event"
 	"github.com/argyle-socks/argyle/proxy"
 	"github.com/argyle-socks/argyle/socks"
 )
@@ -31,7 +32,7 @@ func start(t testing.TB, s *socks.Server) string {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ln) }()
+	go func() { done <- s.Serve(event.Listen(ln)) }()
 	t.Cleanup(func() {
 		s.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

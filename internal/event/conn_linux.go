@@ -27,9 +27,10 @@ type Conn struct {
 	reads, writes waiters
 	timer         *Timer // of the next deadline that somebody waits for
 
-	task          *Task  // that waits unless it is detached
-	ahead         []byte // read too many
-	local, remote netip.AddrPort
+	task   *Task  // that waits unless it is detached
+	ahead  []byte // read too many
+	remote netip.AddrPort
+	local  atomic.Pointer[netip.AddrPort] // nil: nobody has asked
 }
 
 // Watcher is told that a connection may have become readable or writable, has
@@ -465,13 +466,22 @@ func (c *Conn) setInt(level, option, value int) error {
 
 // LocalAddr returns the address of this side.
 func (c *Conn) LocalAddr() net.Addr {
-	if !c.local.IsValid() {
+	if c.local.Load() == nil {
 		_ = c.use("name", func(fd int) error {
-			c.local = localAddr(fd)
+			local := localAddr(fd)
+			c.local.Store(&local)
 			return nil
 		})
 	}
-	return net.TCPAddrFromAddrPort(c.local)
+	return c.localAddr()
+}
+
+// localAddr returns the address if it is known.
+func (c *Conn) localAddr() net.Addr {
+	if local := c.local.Load(); local != nil {
+		return net.TCPAddrFromAddrPort(*local)
+	}
+	return nil
 }
 
 // RemoteAddr returns the address of the other side.
@@ -511,11 +521,7 @@ func (c *Conn) setDeadline(t time.Time, sides ...*waiters) error {
 }
 
 func (c *Conn) opError(op string, err error) error {
-	e := &net.OpError{Op: op, Net: "tcp", Addr: c.RemoteAddr(), Err: err}
-	if c.local.IsValid() {
-		e.Source = net.TCPAddrFromAddrPort(c.local)
-	}
-	return e
+	return &net.OpError{Op: op, Net: "tcp", Source: c.localAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
 // SyscallConn gives the descriptor to functions, as that of [net.TCPConn].

@@ -115,8 +115,9 @@ func (c *Conn) connected(ctx context.Context) error {
 				return os.NewSyscallError("connect", err)
 			}
 		}
-		c.local = localAddr(fd)
-		if c.local == netip.AddrPortFrom(c.remote.Addr().Unmap(), c.remote.Port()) {
+		local := localAddr(fd)
+		c.local.Store(&local)
+		if local == netip.AddrPortFrom(c.remote.Addr().Unmap(), c.remote.Port()) {
 			// A port of ours that nobody listens on was chosen for this side.
 			return os.NewSyscallError("connect", unix.ECONNREFUSED)
 		}

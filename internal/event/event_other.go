@@ -16,9 +16,8 @@ type Loop struct {
 	timers timers
 }
 
-func (*Loop) mustWake() bool { return false }
-func (*Loop) ring()          {}
-func (*Loop) retire(*Task)   {}
+func (*Loop) ring()        {}
+func (*Loop) retire(*Task) {}
 
 // Listen returns ln.
 func Listen(ln net.Listener) net.Listener { return ln }

@@ -93,11 +93,8 @@ func (l *Loop) add(fd int, w watched, events uint32) (serial uint32, err error) 
 func (l *Loop) remove(fd int) {
 	l.mu.Lock()
 	l.slots[fd].watched = nil
-	wake := l.leave()
+	l.leave()
 	l.mu.Unlock()
-	if wake {
-		l.ring()
-	}
 }
 
 // unwatch is remove for a descriptor that is not the last of its socket.
@@ -130,11 +127,8 @@ func (l *Loop) start() (err error) {
 func (l *Loop) Post(f func()) {
 	l.mu.Lock()
 	l.posted = append(l.posted, f)
-	wake := l.mustWake()
+	l.ring()
 	l.mu.Unlock()
-	if wake {
-		l.ring()
-	}
 }
 
 // Wake has the loop run, so that what is posted will be called, until [Loop.Sleep].
@@ -153,29 +147,25 @@ func (l *Loop) Wake() error {
 // Sleep takes back a Wake.
 func (l *Loop) Sleep() {
 	l.mu.Lock()
-	wake := l.leave()
+	l.leave()
 	l.mu.Unlock()
-	if wake {
+}
+
+// leave counts a user out. l.mu is held.
+func (l *Loop) leave() {
+	if l.users--; l.users == 0 {
 		l.ring()
 	}
 }
 
-// leave counts a user out and reports whether the loop must be woken to end. l.mu
-// is held.
-func (l *Loop) leave() bool {
-	l.users--
-	return l.users == 0 && l.mustWake()
+// ring wakes the goroutine if it would not see a change of its own accord. l.mu is
+// held, or the bell might be gone.
+func (l *Loop) ring() {
+	if l.polling {
+		l.polling = false
+		_, _ = unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 }
-
-// mustWake reports whether the goroutine would not see a change of its own
-// accord. l.mu is held.
-func (l *Loop) mustWake() bool {
-	was := l.polling
-	l.polling = false
-	return was
-}
-
-func (l *Loop) ring() { _, _ = unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // run is the goroutine.
 func (l *Loop) run() {

@@ -40,11 +40,10 @@ func (t *Timer) set(when int64) bool {
 	} else {
 		heap.Push(&l.timers, t)
 	}
-	wake := t.index == 1 && l.mustWake()
-	l.mu.Unlock()
-	if wake {
+	if t.index == 1 {
 		l.ring()
 	}
+	l.mu.Unlock()
 	return was
 }
 

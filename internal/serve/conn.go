@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/argyle-socks/argyle/internal/event"
 )
 
 // Unread returns a connection that reads b before what conn still has. If b is
@@ -65,6 +67,7 @@ func NewFeed(addr net.Addr) *Feed {
 // Put hands conn, with its context, to the caller of Accept. It closes conn
 // if the Feed is closed, or ctx ends, before anybody takes it.
 func (f *Feed) Put(ctx context.Context, conn net.Conn) {
+	event.Detach(ctx) // conn is for other goroutines now
 	fed := &fedConn{Conn: conn}
 	if fed.handshake, _ = ctx.Value(handshakeKey{}).(*handshake); fed.handshake != nil {
 		fed.handshake.feed()
