@@ -278,6 +278,10 @@ func (c *Context) VerifyMIC(msg, token []byte, ordered bool) error {
 	if err != nil {
 		return err
 	}
+	// RFC 4121, section 4.2.6.1: five octets of filler, and nothing is sealed.
+	if h.flags&sealed != 0 || string(token[3:8]) != "\xff\xff\xff\xff\xff" {
+		return errors.New("token: the header of a MIC was altered")
+	}
 	if err := s.needMICs(); err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package krb5
 
 import (
+	"encoding/binary"
 	"log/slog"
+	"slices"
 
 	"github.com/jcmturner/gokrb5/v8/iana/adtype"
 	"github.com/jcmturner/gokrb5/v8/messages"
@@ -26,7 +28,7 @@ func groupsOf(ticket *messages.EncTicketPart, key types.EncryptionKey) (groups [
 		}
 		for _, entry := range inner {
 			var p pac.PACType
-			if entry.ADType != adtype.ADWin2KPAC || p.Unmarshal(entry.ADData) != nil {
+			if entry.ADType != adtype.ADWin2KPAC || !plausible(entry.ADData) || p.Unmarshal(entry.ADData) != nil {
 				continue
 			}
 			if p.ProcessPACInfoBuffers(key, slog.NewLogLogger(slog.DiscardHandler, 0)) == nil && p.KerbValidationInfo != nil {
@@ -35,4 +37,23 @@ func groupsOf(ticket *messages.EncTicketPart, key types.EncryptionKey) (groups [
 		}
 	}
 	return nil
+}
+
+// plausible reports whether the directory of a PAC (MS-PAC, section 2.3) is within
+// its bytes: room is made for as many buffers as it says, before it is verified.
+func plausible(b []byte) bool {
+	if len(b) < 8 {
+		return false
+	}
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if 8+16*n > uint64(len(b)) {
+		return false
+	}
+	for entry := range slices.Chunk(b[8:8+16*n], 16) {
+		size, offset := uint64(binary.LittleEndian.Uint32(entry[4:])), binary.LittleEndian.Uint64(entry[8:])
+		if offset > uint64(len(b)) || size > uint64(len(b))-offset {
+			return false
+		}
+	}
+	return true
 }

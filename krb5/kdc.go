@@ -63,7 +63,16 @@ func (a *agent) login(ctx context.Context, client who, key *keyEntry) (*ticket, 
 	if err := reply.Unmarshal(answer); err != nil {
 		return nil, fmt.Errorf("login of %s: malformed answer of the KDC", client)
 	}
-	return accepted(&reply.KDCRepFields, &req.ReqBody, key.key, keyusage.AS_REP_ENCPART, client)
+	t, err := accepted(&reply.KDCRepFields, &req.ReqBody, key.key, keyusage.AS_REP_ENCPART, client)
+	if err != nil {
+		return nil, err
+	}
+	// The request is protected by nothing: somebody in between may have asked
+	// for a ticket to another realm, whose services are not those that are meant.
+	if t.realm != client.realm || !slices.Equal(t.server, []string{"krbtgt", client.realm}) {
+		return nil, fmt.Errorf("login of %s: the KDC has given a ticket for %s, which was not asked for", client, principal(t.server, t.realm))
+	}
+	return t, nil
 }
 
 // preferring puts the type of the key that we have first: the answer is
@@ -136,6 +145,10 @@ func (a *agent) ticketFor(ctx context.Context, client who, tgt *ticket, name []s
 	if err != nil {
 		return fail(err)
 	}
+	referral := len(t.server) == 2 && t.server[0] == "krbtgt"
+	if t.realm != realm || !referral && !slices.Equal(t.server, name) {
+		return fail(fmt.Errorf("the KDC has given one for %s", principal(t.server, t.realm)))
+	}
 	return t, nil
 }
 
@@ -181,6 +194,9 @@ func accepted(reply *messages.KDCRepFields, body *messages.KDCReqBody, key types
 	}
 	if part.Nonce != body.Nonce || !reply.CName.Equal(client.name) || reply.CRealm != client.realm {
 		return nil, errors.New("the answer of the KDC is to another request")
+	}
+	if !part.SName.Equal(reply.Ticket.SName) || part.SRealm != reply.Ticket.Realm || len(part.SName.NameString) == 0 {
+		return nil, errors.New("the answer of the KDC does not say what its ticket is for")
 	}
 	if _, err := checkKey(part.Key); err != nil {
 		return nil, fmt.Errorf("session key: %w", err)
