@@ -231,6 +231,9 @@ func initiate(conn net.Conn, sec SecurityContext) error {
 		}
 		var reply []byte
 		if reply, err = readToken(conn, wire.ContextToken); err != nil {
+			if errors.Is(err, errAborted) {
+				return fmt.Errorf("%w: %w", ErrLogin, err)
+			}
 			return fmt.Errorf("read token: %w", err)
 		}
 		token, done, err = sec.Step(reply)

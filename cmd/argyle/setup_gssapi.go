@@ -76,7 +76,14 @@ func (k *kerberos) identify(_ context.Context, sec socks.SecurityContext) (socks
 
 // admits reports whether a principal may log in.
 func (k *kerberos) admits(peer string) bool {
+	if strings.Count(strings.ReplaceAll(peer, `\\`, ""), `\@`) > 0 {
+		return false // an @ in a name or a realm would be taken for the one between them
+	}
 	if k.principals == nil {
+		// Anybody can be nobody (RFC 8062).
+		if strings.HasPrefix(peer, "WELLKNOWN/") {
+			return false
+		}
 		return slices.Contains(k.acceptor.Realms(), ticketRealm(peer))
 	}
 	return slices.ContainsFunc(k.principals, func(pattern string) bool {
@@ -96,11 +103,16 @@ func (k *kerberos) user(peer string) string {
 	})
 	for _, pattern := range patterns {
 		if parts, ok := stands(pattern, peer); ok {
-			name := k.names[pattern]
-			for _, part := range parts {
-				name = strings.Replace(name, "*", part, 1)
+			var name strings.Builder
+			for i, piece := range strings.Split(k.names[pattern], "*") {
+				if i > 0 && i <= len(parts) {
+					name.WriteString(parts[i-1])
+				} else if i > 0 {
+					name.WriteByte('*')
+				}
+				name.WriteString(piece)
 			}
-			return name
+			return name.String()
 		}
 	}
 	return peer

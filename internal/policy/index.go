@@ -127,7 +127,11 @@ func (x *index) concerns(q *question) bool {
 func Members(req *argyle.Request) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		user := req.User
-		if user == "" || !yield(user) {
+		if user == "" {
+			return
+		}
+		// A certificate may call somebody what only a group is called.
+		if !strings.HasPrefix(user, "sid:") && !yield(user) {
 			return
 		}
 		if at := strings.LastIndexByte(user, '@'); at >= 0 && !yield("*"+user[at:]) {
