@@ -58,6 +58,19 @@ type Password struct {
 // ErrLogin is in the error of a login that was refused.
 var ErrLogin = errors.New("login refused")
 
+// loginError is the error of a login that did not get as far as the proxy. What
+// it is made of, such as a refused connection to a KDC, is hidden: it would be
+// taken for what became of the destination.
+type loginError struct{ err error }
+
+func (e *loginError) Error() string { return e.err.Error() }
+
+// Is reports whether target is ErrLogin, or why we gave up.
+func (e *loginError) Is(target error) bool {
+	return target == ErrLogin ||
+		(target == context.Canceled || target == context.DeadlineExceeded) && errors.Is(e.err, target)
+}
+
 // Method returns [wire.UserPass].
 func (Password) Method() wire.Method { return wire.UserPass }
 

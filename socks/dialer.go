@@ -120,6 +120,7 @@ func (d *Dialer) command(ctx context.Context, cmd argyle.Command, network, addre
 	var sec SecurityContext
 	if d.GSSAPI != nil {
 		if sec, err = d.GSSAPI.initiate(ctx, d.Addr); err != nil {
+			err = &loginError{err}
 			return nil, argyle.Addr{}, err
 		}
 	}
