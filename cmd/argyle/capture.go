@@ -229,7 +229,8 @@ func (c *capture) spawn(what string, serve func() error) (done <-chan struct{}) 
 }
 
 // catch has signals wait for serve: whatever has been changed before is taken back
-// then.
+// then. It is until the program has ended, for one that comes meanwhile must neither
+// keep that from being done nor make the exit status.
 func (c *capture) catch() {
 	c.signals = make(chan os.Signal, 4)
 	signal.Notify(c.signals, os.Interrupt, syscall.SIGTERM)
@@ -238,7 +239,6 @@ func (c *capture) catch() {
 // serve waits for what ends a daemon: a signal, after which sessions have
 // drainSessions or until the next one, or a server that has failed.
 func (c *capture) serve(ctx context.Context) error {
-	defer signal.Stop(c.signals)
 	if err := systemd.Ready(); err != nil {
 		c.log.Warn("systemd was not told", "err", err)
 	}

@@ -176,6 +176,22 @@ func TestForwardRefused(t *testing.T) {
 	}
 }
 
+// TestForwardSignals has many come until it has ended: they make nobody's exit status.
+func TestForwardSignals(t *testing.T) {
+	for range 20 { // the moment is short
+		f := startForward(t, "-x", "127.0.0.1:1", "tcp/0="+closedPort(t))
+		f.at(t, "tcp/0")
+		for ended := false; !ended; {
+			select {
+			case <-f.ended:
+				ended = true // and the clean-up looks at its status
+			default:
+				_ = f.cmd.Process.Signal(syscall.SIGTERM)
+			}
+		}
+	}
+}
+
 // wantReset connects to what is accepted and then refused. The reset may come before the connect has returned.
 func wantReset(t *testing.T, address string) {
 	t.Helper()
