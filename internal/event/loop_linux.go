@@ -177,7 +177,7 @@ func (l *Loop) run() {
 		if !ok {
 			return
 		}
-		n, err := unix.EpollWait(l.epoll, events, timeout)
+		n, err := l.wait(events, timeout)
 		l.crowd.Store(int32(n))
 		if err != nil && err != unix.EINTR {
 			panic(fmt.Sprint("epoll_wait: ", err)) // it is given nothing that can be wrong
@@ -189,6 +189,20 @@ func (l *Loop) run() {
 			sockets[i] = nil
 		}
 	}
+}
+
+// wait waits for events, for timeout milliseconds; -1: for ever.
+//
+// A loop with much to do finds some without waiting. The scheduler need not hear of
+// that: it would take the processor away from each wait that lasts, in a thread of
+// its own that wakes up all the time for that.
+func (l *Loop) wait(events []unix.EpollEvent, timeout int) (int, error) {
+	runtime.Gosched() // other goroutines have their turn
+	n, err := poll(l.epoll, events)
+	if n == 0 && timeout != 0 {
+		n, err = unix.EpollWait(l.epoll, events, timeout)
+	}
+	return n, err
 }
 
 // find looks up what epoll has told of.
