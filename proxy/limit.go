@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"github.com/argyle-socks/argyle"
+	"github.com/argyle-socks/argyle/internal/relay"
 )
 
 // A Limit is something that sessions count against: a user's, a network's, a
@@ -25,7 +26,7 @@ type Gate interface {
 	Wait(n int, cut <-chan struct{}) error
 
 	// Allow reports whether n more bytes may pass at once, and counts them
-	// if so: a datagram is dropped rather than delayed.
+	// if so. What else has to Wait is dropped if it is a datagram.
 	Allow(n int) bool
 
 	// Chunk is how many bytes should pass in one piece; 0 means no bound.
@@ -34,6 +35,16 @@ type Gate interface {
 
 // gates are passed one after the other.
 type gates []Gate
+
+// Try lets n bytes pass those gates that let them at once, and returns the rest.
+func (all gates) Try(n int) relay.Gate {
+	for i, g := range all {
+		if !g.Allow(n) {
+			return all[i:]
+		}
+	}
+	return nil
+}
 
 func (all gates) Wait(n int, cut <-chan struct{}) error {
 	for _, g := range all {

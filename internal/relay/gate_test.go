@@ -15,11 +15,20 @@ type toll struct {
 	chunk  int
 	passed atomic.Int64
 	most   atomic.Int64
+	tries  atomic.Int64
 	until  int64 // 0: for ever; else what is beyond waits to be cut
 	err    error // 0: waits; else what is beyond ends the session
 }
 
 func (g *toll) Chunk() int { return g.chunk }
+
+func (g *toll) Try(n int) Gate {
+	if g.tries.Add(1)%3 == 0 || g.until > 0 { // every third has to wait
+		return g
+	}
+	_ = g.Wait(n, nil)
+	return nil
+}
 
 func (g *toll) Wait(n int, cut <-chan struct{}) error {
 	if g.most.Load() < int64(n) {

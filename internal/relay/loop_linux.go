@@ -23,10 +23,10 @@ func (l *looped) on() bool { return l.at.Load() != nil }
 const maxTurns = 8
 
 // startLoop begins to relay on a loop. It reports false if the connections are
-// not both on the same, or something holds back their bytes.
+// not both on the same.
 func (p *Pair) startLoop() bool {
 	client, ok := p.up.src.(*event.Conn)
-	if !ok || p.cut != nil {
+	if !ok {
 		return false
 	}
 	upstream, ok := p.down.src.(*event.Conn)
@@ -121,10 +121,10 @@ func (p *Pair) Ready() {
 // step moves what can be moved. It reports false if the Pair has left the loop.
 func (h *half) step(src, dst *event.Conn) bool {
 	for range maxTurns {
-		if h.ended || h.pump.n == 0 && !h.take(src) {
+		if h.ended || h.held || h.pump.n == 0 && !h.take(src) {
 			return true
 		}
-		if h.pump.n > 0 && !h.give(src, dst) {
+		if h.pump.n > 0 && !(h.allowed() && h.give(src, dst)) {
 			return true
 		}
 		if h.weigh() && h.pair.move(h.pair.loop.at.Load().Rather(true)) {
@@ -162,17 +162,51 @@ func (h *half) take(src *event.Conn) bool {
 		return false
 	}
 	src.Reading()
-	p.size = spliceSize
+	p.size = h.chunk(spliceSize)
 	p.told = !src.Urgent()
 	got := p.fill(uintptr(fd))
 	if got {
-		src.HasRead(p.buf == nil || p.n == bufferSize)
+		src.HasRead(p.buf == nil || p.n == min(p.size, bufferSize))
 	}
 	src.Release()
 	if got && p.n <= 0 {
 		h.conclude(p.err)
 	}
 	return got
+}
+
+// allowed reports whether what was read may go. If it may not yet, the Pair will
+// be Ready when it may: only then is there a goroutine, which waits.
+func (h *half) allowed() bool {
+	if h.gate == nil || h.passed {
+		return true
+	}
+	n := h.pump.n
+	rest := h.gate.Try(n)
+	if rest == nil {
+		h.passed = true
+		return true
+	}
+	h.held = true
+	go func() {
+		err := rest.Wait(n, h.pair.cut)
+		h.pair.inLoop(func() { h.release(err) })
+	}()
+	return false
+}
+
+// release goes on after a gate.
+func (h *half) release(err error) {
+	h.held = false
+	switch {
+	case h.ended: // meanwhile
+		h.leave()
+	case err != nil:
+		h.conclude(err)
+	default:
+		h.passed = true
+		h.pair.Ready()
+	}
 }
 
 // give writes what was read. It reports false if dst does not take all of it.
@@ -205,7 +239,7 @@ func (h *half) give(src, dst *event.Conn) bool {
 		return false
 	}
 	p.choose()
-	p.n, p.written = 0, 0
+	p.n, p.written, h.passed = 0, 0, false
 	if p.buf != nil {
 		buffers.Put(p.buf)
 		p.buf = nil
@@ -218,6 +252,11 @@ func (h *half) conclude(err error) {
 	h.ended = true
 	h.weigh()
 	h.finish(err)
+	h.leave()
+}
+
+// leave is the last of a direction.
+func (h *half) leave() {
 	h.pump.release()
 	h.pair.end()
 }
@@ -233,7 +272,8 @@ func (p *Pair) quit() {
 		if h.pump.n > 0 || !errors.Is(p.err(), ErrIdle) {
 			p.reset.Store(true) // bytes are left over, or this is no end in order
 		}
-		h.pump.release()
-		p.end()
+		if !h.held { // else it will have to come back from there
+			h.leave()
+		}
 	}
 }

@@ -74,6 +74,18 @@ func TestMove(t *testing.T) {
 	}
 }
 
+// What holds back bytes does not keep a pair from a loop.
+func TestGateOnLoop(t *testing.T) {
+	j := join(t, pairing{onLoop, onLoop}, func(pair *Pair) { pair.UpGate = new(toll) })
+	if !j.loop.on() {
+		t.Error("the pair is on no loop")
+	}
+	j.Close()
+	if err := j.wait(t); err != ErrCut {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 func TestMoveAndClose(t *testing.T) {
 	for range 50 {
 		j := join(t, pairing{onLoop, onLoop}, nil)

@@ -49,6 +49,10 @@ type Pair struct {
 
 // A Gate holds back bytes on their way.
 type Gate interface {
+	// Try lets n more bytes pass if they may at once, and returns nil then;
+	// else what they have still to wait for.
+	Try(n int) Gate
+
 	// Wait returns when n more bytes may pass. An error says that they must
 	// not, or that cut was closed meanwhile; it ends the session.
 	Wait(n int, cut <-chan struct{}) error
@@ -163,12 +167,12 @@ func (p *Pair) Close(reason error) {
 // stop makes both directions end soon, for the reason err if there is none yet.
 func (p *Pair) stop(err error) {
 	p.cause.CompareAndSwap(nil, &err)
+	if p.cut != nil {
+		p.cutOnce.Do(func() { close(p.cut) })
+	}
 	if p.loop.on() {
 		p.quit()
 		return
-	}
-	if p.cut != nil {
-		p.cutOnce.Do(func() { close(p.cut) })
 	}
 	past := time.Unix(1, 0)
 	for _, conn := range []net.Conn{p.Client, p.Upstream} {
@@ -226,6 +230,8 @@ type half struct {
 	broken   atomic.Bool // a write found that dst has broken off
 	ended    bool        // on a loop
 	heavy    bool        // on a loop: counted as bulk
+	held     bool        // on a loop: a goroutine waits at the gate
+	passed   bool        // on a loop: what was read has gone through the gate
 	over     atomic.Bool // src was closed whole for the other direction's end
 	pump     pump
 }
