@@ -3,13 +3,14 @@
 package main
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
-// An answerer is the target of short connections: it answers each request with a response, until the other end
-// closes.
+// An answerer is the target of short connections: it answers each request with as many bytes as that asks for, until
+// the other end closes.
 type answerer struct {
 	poll *poller
 	fd   int
@@ -63,12 +64,19 @@ type answer struct {
 	poll *poller
 	fd   int
 	got  int // bytes of the current request
+	ask  [requestSize]byte
+	owed int // bytes of responses
 }
 
 func (a *answer) ready() {
-	var request, response [responseSize]byte
 	for {
-		n, err := unix.Read(a.fd, request[:])
+		if err := a.pay(); err != nil {
+			if err != unix.EAGAIN {
+				a.poll.remove(a.fd)
+			}
+			return
+		}
+		n, err := unix.Read(a.fd, a.ask[a.got:])
 		if err == unix.EAGAIN {
 			return
 		}
@@ -76,13 +84,23 @@ func (a *answer) ready() {
 			a.poll.remove(a.fd)
 			return
 		}
-		if a.got += n; a.got < requestSize {
-			continue
-		}
-		a.got -= requestSize
-		if _, err := unix.Write(a.fd, response[:]); err != nil {
-			a.poll.remove(a.fd)
-			return
+		if a.got += n; a.got == requestSize {
+			a.got, a.owed = 0, int(binary.BigEndian.Uint32(a.ask[:]))
 		}
 	}
+}
+
+// response is what answers are made of.
+var response [64 << 10]byte
+
+// pay writes what is owed.
+func (a *answer) pay() error {
+	for a.owed > 0 {
+		n, err := unix.Write(a.fd, response[:min(a.owed, len(response))])
+		if err != nil {
+			return err
+		}
+		a.owed -= n
+	}
+	return nil
 }

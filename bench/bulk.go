@@ -16,6 +16,7 @@ import (
 type bulk struct {
 	streams int
 	down    bool // from the target to the client
+	pace    int  // bits per second of each stream; 0: as much as goes
 }
 
 // measure lets the streams run, and looks at what arrived and at the server's clock at both ends of the window.
@@ -34,7 +35,7 @@ func (b bulk) measure(set *settings, s *server) *sample {
 		if b.down {
 			from, to = to, from
 		}
-		streams.Go(func() { send(from) })
+		streams.Go(func() { send(from, b.pace) })
 		streams.Go(func() {
 			if err := discard(to, &received); !stopping.Load() {
 				ended <- err
@@ -60,10 +61,20 @@ func (b bulk) measure(set *settings, s *server) *sample {
 	return out
 }
 
-// send writes until the connection is closed. The buffer is small enough to stay in the processor's cache.
-func send(conn *net.TCPConn) {
+// paceSteps is how often in a second a stream with a pace sends.
+const paceSteps = 50
+
+// send writes until the connection is closed, at a pace if that is not 0. The buffer is small enough to stay in the
+// processor's cache.
+func send(conn *net.TCPConn, pace int) {
 	buf := make([]byte, 128<<10)
-	for {
+	if pace > 0 {
+		buf = buf[:min(pace/8/paceSteps, len(buf))]
+	}
+	for due := time.Now(); ; due = due.Add(time.Second / paceSteps) {
+		if pace > 0 {
+			pause(time.Until(due))
+		}
 		if _, err := conn.Write(buf); err != nil {
 			return
 		}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"runtime"
@@ -28,21 +29,12 @@ func measureConnects(set *settings, s *server) *sample {
 	out := &sample{}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	poll, err := newPoller()
+	c, err := newVisitors(s, out, smallRequest)
 	if err != nil {
 		out.fail(err)
 		return out
 	}
-	defer poll.close()
-	c := newCaller(poll, out)
-	for range spread {
-		target, err := newAnswerer(poll)
-		if err != nil {
-			out.fail(err)
-			return out
-		}
-		c.addRoute(s, target.addr)
-	}
+	defer c.poll.close()
 
 	c.callFor(set.warmUp())
 	c.hangUp()
@@ -61,6 +53,68 @@ func measureConnects(set *settings, s *server) *sample {
 	return out
 }
 
+// newVisitors returns a caller with its targets. The poller is to be closed.
+func newVisitors(s *server, out *sample, requests ...request) (*caller, error) {
+	poll, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	c := newCaller(poll, out)
+	for i := range spread * len(requests) {
+		target, err := newAnswerer(poll)
+		if err != nil {
+			poll.close()
+			return nil, err
+		}
+		c.addRoute(s, target.addr, requests[i%len(requests)])
+	}
+	return c, nil
+}
+
+// A request is what a client asks of a target, which answers each with as many bytes as its first four say.
+type request struct{ response int }
+
+var smallRequest = request{responseSize}
+
+func (r request) step() step {
+	b := make([]byte, requestSize)
+	binary.BigEndian.PutUint32(b, uint32(r.response))
+	return step{b, func([]byte) (int, error) { return r.response, nil }}
+}
+
+// measureMix measures as measureConnects, but each tenth answer is a long one.
+func measureMix(set *settings, s *server) *sample {
+	out := &sample{}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	requests := slices.Repeat([]request{smallRequest}, 10)
+	requests[9].response = longSize
+	c, err := newVisitors(s, out, requests...)
+	if err != nil {
+		out.fail(err)
+		return out
+	}
+	defer c.poll.close()
+	c.callFor(set.warmUp())
+	c.hangUp()
+	c.took, c.long = c.took[:0], 0
+	cpu, begin := s.cpuSeconds(), time.Now()
+	c.callFor(set.time)
+	rate := float64(len(c.took)+c.long) / time.Since(begin).Seconds()
+	c.hangUp()
+	cpu = s.cpuSeconds() - cpu
+
+	slices.Sort(c.took)
+	out.set("conn/s", rate)
+	out.set("cpu µs", cpu*1e6/float64(len(c.took)+c.long))
+	out.set("p50 ms", percentile(c.took, 0.50))
+	out.set("p99 ms", percentile(c.took, 0.99))
+	return out
+}
+
+// longSize is the long answer of a mix.
+const longSize = 1 << 20
+
 // A caller keeps a number of visits under way.
 type caller struct {
 	poll   *poller
@@ -69,13 +123,18 @@ type caller struct {
 	active int
 	visits [underWay]visit
 	took   []float64 // milliseconds of each visit, from connect to the response
+	long   int       // visits with more of an answer, which are not in took
+	slow   []*slowClient
+	acted  time.Time // the slow ones, when last
 	out    *sample
+	rest   [64 << 10]byte // of long answers, which nobody looks at
 }
 
 // A route is a way to one target.
 type route struct {
 	from, to unix.Sockaddr
 	steps    []step
+	long     bool
 }
 
 func newCaller(poll *poller, out *sample) *caller {
@@ -87,16 +146,16 @@ func newCaller(poll *poller, out *sample) *caller {
 }
 
 // addRoute adds a way through s, from an address on loopback that no other route has.
-func (c *caller) addRoute(s *server, target netip.AddrPort) {
+func (c *caller) addRoute(s *server, target netip.AddrPort, r request) {
 	to := s.addr
 	if s.direct() {
 		to = target
 	}
-	request := step{make([]byte, requestSize), func([]byte) (int, error) { return responseSize, nil }}
 	c.routes = append(c.routes, route{
 		from:  &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + len(c.routes))}},
 		to:    &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())},
-		steps: append(s.steps(commandConnect, target), request),
+		steps: append(s.steps(commandConnect, target), r.step()),
+		long:  r.response > responseSize,
 	})
 }
 
@@ -116,7 +175,7 @@ func (c *caller) hangUp() {
 	for c.active > 0 {
 		c.turn()
 	}
-	for end := time.Now().Add(time.Second); c.poll.open > spread && time.Now().Before(end); {
+	for end := time.Now().Add(time.Second); c.poll.open > len(c.routes) && time.Now().Before(end); {
 		c.turn()
 	}
 }
@@ -126,7 +185,14 @@ func (c *caller) turn() {
 	if err := c.poll.wait(10 * time.Millisecond); err != nil {
 		c.out.fail(err)
 	}
-	tooOld := time.Now().Add(-patience)
+	now := time.Now()
+	if now.Sub(c.acted) > slowStep {
+		c.acted = now
+		for _, s := range c.slow {
+			s.act(now)
+		}
+	}
+	tooOld := now.Add(-patience)
 	for i := range c.visits {
 		if v := &c.visits[i]; v.fd >= 0 && v.began.Before(tooOld) {
 			v.end(errors.New("no answer in time"))
@@ -167,17 +233,24 @@ func (v *visit) begin() {
 }
 
 func (v *visit) connect(fd int) error {
+	if err := connectFrom(fd, v.route.from, v.route.to); err != nil {
+		return err
+	}
+	return v.caller.poll.add(fd, v)
+}
+
+func connectFrom(fd int, from, to unix.Sockaddr) error {
 	// The port is to be chosen by connect, which needs it unique only between the two addresses.
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, v.route.from); err != nil {
+	if err := unix.Bind(fd, from); err != nil {
 		return err
 	}
-	if err := unix.Connect(fd, v.route.to); err != nil && err != unix.EINPROGRESS {
+	if err := unix.Connect(fd, to); err != nil && err != unix.EINPROGRESS {
 		return err
 	}
-	return v.caller.poll.add(fd, v)
+	return nil
 }
 
 // ready goes as far through the steps as it can without waiting.
@@ -202,7 +275,11 @@ func (v *visit) ready() {
 // receive reads what there is of a reply and reports whether it is whole; then the next step is due.
 func (v *visit) receive() bool {
 	for {
-		n, err := unix.Read(v.fd, v.reply[v.n:])
+		into := v.caller.rest[:]
+		if v.n < len(v.reply) {
+			into = v.reply[v.n:]
+		}
+		n, err := unix.Read(v.fd, into)
 		if err == unix.EAGAIN {
 			return false
 		}
@@ -214,7 +291,7 @@ func (v *visit) receive() bool {
 			return false
 		}
 		v.n += n
-		need, err := v.route.steps[v.step].replyLen(v.reply[:v.n])
+		need, err := v.route.steps[v.step].replyLen(v.reply[:min(v.n, len(v.reply))])
 		if err != nil {
 			v.end(err)
 			return false
@@ -227,9 +304,12 @@ func (v *visit) receive() bool {
 }
 
 func (v *visit) end(err error) {
-	if err != nil {
+	switch {
+	case err != nil:
 		v.caller.out.fail(err)
-	} else {
+	case v.route.long:
+		v.caller.long++
+	default:
 		v.caller.took = append(v.caller.took, time.Since(v.began).Seconds()*1e3)
 	}
 	v.caller.poll.remove(v.fd)

@@ -68,6 +68,31 @@ func connectTables(suffix string) []table {
 	}, ""}}
 }
 
+func mixTables() []table {
+	t := connectTables("")[0]
+	t.title = fmt.Sprintf("Mix: as above, but each tenth answer has %d KiB", longSize>>10)
+	t.note = "Times are those of the short ones."
+	return []table{t}
+}
+
+func slowTables() []table {
+	return []table{{fmt.Sprintf("Short connections beside %d clients that send a byte a second", slowClients), []column{
+		{"conn/s without them", "", "alone conn/s", 0, false},
+		{"with them", "", "conn/s", 0, false},
+		{"kept %", "", "kept %", 0, true},
+		{"server CPU µs each", "", "cpu µs", 0, false},
+		{"p99 ms", "", "p99 ms", 1, false},
+		{"slow ones held", "", "held", 0, true},
+	}, "A server that turns slow clients away has an easier life: see how many it holds."}}
+}
+
+func pacedTables() []table {
+	return []table{{fmt.Sprintf("%d streams of %d Mbit/s", paced.streams, paced.pace/1_000_000), []column{
+		{"Gbit/s", "", "gbit/s", 2, false},
+		{"server CPU s per GiB", "", "cpu s/GiB", 3, false},
+	}, ""}}
+}
+
 func pingPongTables() []table {
 	return []table{{fmt.Sprintf("Latency: %d-byte ping-pong through one session", pingSize), []column{
 		{"p50 µs", "", "p50 µs", 0, false},

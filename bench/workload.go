@@ -48,26 +48,33 @@ func workloads() []workload {
 		{"bulk", bulkCells(), bulkTables()},
 		{"connect", []cell{{"", measureConnects, hasPassword, never}}, connectTables("")},
 		{"password", []cell{{"", measureConnects, hasNoPassword, never}}, connectTables(", with username and password")},
+		{"mix", []cell{{"", measureMix, isTwin, never}}, mixTables()},
+		{"slow", []cell{{"", measureSlow, isTwinOrDirect, never}}, slowTables()},
+		{"paced", []cell{{"", paced.measure, isTwin, never}}, pacedTables()},
 		{"pingpong", []cell{{"", measurePingPong, isTwin, never}}, pingPongTables()},
 		{"udp", udpCells(), udpTables()},
 	}
 }
 
-func never(*server) bool           { return false }
-func isTwin(s *server) bool        { return s.twin }
-func hasPassword(s *server) bool   { return s.user != "" }
-func hasNoPassword(s *server) bool { return s.user == "" }
+func never(*server) bool            { return false }
+func isTwin(s *server) bool         { return s.twin }
+func isTwinOrDirect(s *server) bool { return s.twin || s.direct() }
+func hasPassword(s *server) bool    { return s.user != "" }
+func hasNoPassword(s *server) bool  { return s.user == "" }
 
 // keepsMemory is a server that bench did not start, so cannot start anew.
 func keepsMemory(s *server) bool { return !s.direct() && len(s.processes) == 0 }
 
 func bulkCells() []cell {
 	var cells []cell
-	for _, b := range []bulk{{1, false}, {16, false}, {1, true}, {16, true}} {
+	for _, b := range []bulk{{streams: 1}, {streams: 16}, {streams: 1, down: true}, {streams: 16, down: true}} {
 		cells = append(cells, cell{b.name(), b.measure, isTwin, never})
 	}
 	return cells
 }
+
+// paced is bulk as an ordinary line has it: 64 streams of 10 Mbit/s.
+var paced = bulk{streams: 64, down: true, pace: 10_000_000}
 
 func udpCells() []cell {
 	var cells []cell
