@@ -49,24 +49,25 @@ type Initiator struct {
 	// Log is told of lines in krb5.conf that are left out; nil discards it.
 	Log *slog.Logger
 
-	once     sync.Once
-	turn     chan struct{} // held by whoever uses what follows
+	mu       sync.Mutex
 	settings *settings
 	cached   *cache
 	path     string // of cached
 	stamp    stamp
 	got      map[string]*ticket // by principal: those that the KDC gave
+	flights  map[string]*flight // by principal: those that it is asked for
 }
 
 // Initiate begins a context with a service, which is on host unless it is
-// written as rcmd/gw.example.com. It gets a ticket, which may take a word with
+// written as rcmd/gw.example.com, and in the realm that krb5.conf or the user's
+// KDC says, unless that is written after it, with an @. It gets a ticket, which may take a word with
 // the KDC. The first step of the context gives the token for the service.
 func (i *Initiator) Initiate(ctx context.Context, service, host string) (*Context, error) {
 	t, client, err := i.ticket(ctx, service, host)
 	if err != nil {
 		return nil, fmt.Errorf("kerberos: %w", err)
 	}
-	c := &Context{peer: principal(t.SName.NameString, t.Realm)}
+	c := &Context{peer: principal(t.server, t.realm)}
 	c.step = func([]byte) ([]byte, error) { return initiate(c, t, client) }
 	return c, nil
 }
@@ -79,52 +80,155 @@ type who struct {
 
 func (w who) String() string { return principal(w.name.NameString, w.realm) }
 
-// ticket returns a ticket for the service. One caller at a time asks the KDC:
-// others then have its answer.
+// ticket returns a ticket for the service: of those that are there, or of the KDC,
+// which is asked once for all callers that wait for the same.
 func (i *Initiator) ticket(ctx context.Context, service, host string) (*ticket, who, error) {
+	service, realm, _ := strings.Cut(service, "@")
 	name := strings.Split(service, "/")
 	if len(name) == 1 {
 		name = append(name, strings.ToLower(strings.TrimSuffix(host, ".")))
 	}
-	i.once.Do(func() { i.turn = make(chan struct{}, 1) })
-	select {
-	case i.turn <- struct{}{}:
-		defer func() { <-i.turn }()
-	case <-ctx.Done():
-		return nil, who{}, ctx.Err()
-	}
+	i.mu.Lock()
 	s, err := i.config()
 	if err != nil {
+		i.mu.Unlock()
 		return nil, who{}, err
 	}
-	agent := &agent{settings: s, dial: i.DialContext}
-	client, tgt, err := i.credentials(ctx, agent)
+	realm = cmp.Or(realm, s.realmOf(name[1]))
+	id, err := i.identity(s)
 	if err != nil {
+		i.mu.Unlock()
 		return nil, who{}, err
 	}
-	realm := s.ResolveRealm(name[1])
-	if i.cached != nil {
-		if t := i.cached.find(name, realm); t != nil {
-			return t, client, nil
+	key := principal(name, realm) + " " + id.client.String()
+	t := id.cached(name, realm)
+	if got := i.got[key]; t == nil && got.good() && time.Since(got.got) < keepTime {
+		t = got
+	}
+	if t != nil {
+		i.mu.Unlock()
+		return t, id.client, nil
+	}
+	f := i.flights[key]
+	if f == nil {
+		f = i.fly(ctx, key, func(ctx context.Context) (*ticket, error) {
+			return i.ask(ctx, &agent{settings: s, dial: i.DialContext}, id, name, realm, key)
+		})
+	}
+	f.waiters++
+	i.mu.Unlock()
+	t, err = i.wait(ctx, f)
+	return t, id.client, err
+}
+
+// A flight is an exchange with KDCs that callers wait for.
+type flight struct {
+	waiters int // guarded by the initiator's mu
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when the rest is set
+	ticket  *ticket
+	err     error
+}
+
+// fly begins a flight, which goes on as long as anybody waits for it. i.mu is held.
+func (i *Initiator) fly(ctx context.Context, key string, ask func(context.Context) (*ticket, error)) *flight {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f := &flight{cancel: cancel, done: make(chan struct{})}
+	if i.flights == nil {
+		i.flights = make(map[string]*flight)
+	}
+	i.flights[key] = f
+	go func() {
+		defer close(f.done)
+		defer cancel()
+		f.ticket, f.err = ask(ctx)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if i.flights[key] == f {
+			delete(i.flights, key)
+		}
+	}()
+	return f
+}
+
+func (i *Initiator) wait(ctx context.Context, f *flight) (*ticket, error) {
+	select {
+	case <-f.done:
+		return f.ticket, f.err
+	case <-ctx.Done():
+	}
+	i.mu.Lock()
+	f.waiters--
+	last := f.waiters == 0
+	if last {
+		for key, other := range i.flights {
+			if other == f {
+				delete(i.flights, key) // nobody is to join it any more
+			}
 		}
 	}
-	key := principal(name, realm) + " " + client.String()
-	if t := i.got[key]; t.good() && time.Since(t.got) < keepTime {
-		return t, client, nil
+	i.mu.Unlock()
+	if !last {
+		return nil, fmt.Errorf("the KDC has not answered: %w", ctx.Err())
 	}
-	t, err := agent.service(ctx, client, tgt, name, realm)
+	f.cancel()
+	select {
+	case <-f.done:
+		if f.err == nil {
+			return f.ticket, nil
+		}
+		return nil, fmt.Errorf("%w: %w", ctx.Err(), f.err) // it knows which KDC
+	case <-time.After(patience): // DNS does not notice
+		return nil, fmt.Errorf("the KDC has not answered, nor DNS where it is: %w", ctx.Err())
+	}
+}
+
+// patience is how long what was cancelled may take to say so.
+const patience = 200 * time.Millisecond
+
+// ask gets a ticket from the KDC, after a login if that is needed.
+func (i *Initiator) ask(ctx context.Context, a *agent, id identity, name []string, realm, key string) (*ticket, error) {
+	tgt := id.tgt
+	if id.key != nil {
+		var err error
+		if tgt, err = i.login(ctx, a, id); err != nil {
+			return nil, err
+		}
+	}
+	t, err := a.service(ctx, id.client, tgt, name, realm)
 	if err != nil {
-		return nil, client, err
+		return nil, err
 	}
+	i.mu.Lock()
 	i.keep(key, t)
-	return t, client, nil
+	i.mu.Unlock()
+	return t, nil
+}
+
+// login returns a ticket-granting ticket by a key.
+func (i *Initiator) login(ctx context.Context, a *agent, id identity) (*ticket, error) {
+	key := "krbtgt " + id.client.String()
+	i.mu.Lock()
+	t := i.got[key]
+	i.mu.Unlock()
+	if t.good() {
+		return t, nil
+	}
+	t, err := a.login(ctx, id.client, id.key)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	i.keep(key, t)
+	i.mu.Unlock()
+	return t, nil
 }
 
 // keepTime is how long a ticket for a service is kept: for no longer does one
 // stay in use that is of a key that the service has renewed.
 const keepTime = 5 * time.Minute
 
-// keep keeps a ticket for the next time.
+// keep keeps a ticket for the next time. i.mu is held.
 func (i *Initiator) keep(key string, t *ticket) {
 	for k, old := range i.got {
 		if !old.good() {
@@ -152,29 +256,57 @@ func (i *Initiator) config() (*settings, error) {
 	return i.settings, nil
 }
 
-// credentials returns who the client is and its ticket-granting ticket, which
-// may be nil if the cache has tickets for services only.
-func (i *Initiator) credentials(ctx context.Context, a *agent) (who, *ticket, error) {
-	if i.Keytab != "" {
-		return i.login(ctx, a, i.Keytab)
-	}
-	err := i.readCache(a.settings)
-	if err == nil {
-		client := who{i.cached.client, i.cached.realm}
-		tgt := i.cached.find([]string{"krbtgt", client.realm}, client.realm)
-		if tgt != nil || slices.ContainsFunc(i.cached.tickets, (*ticket).good) {
-			return client, tgt, nil
-		}
-		err = fmt.Errorf("the tickets of %s in %s have expired: get a new one with kinit", client, i.path)
-	}
-	if path := os.Getenv("KRB5_CLIENT_KTNAME"); path != "" {
-		i.cached = nil
-		return i.login(ctx, a, path)
-	}
-	return who{}, nil, err
+// An identity is who the client is, with what shows it.
+type identity struct {
+	client who
+	cache  *cache    // nil: there is a key
+	tgt    *ticket   // of the cache; nil if that has tickets for services only
+	key    *keyEntry // to log in with
 }
 
-// readCache reads the credential cache if it has changed.
+// cached returns the ticket that the cache has.
+func (id *identity) cached(name []string, realm string) *ticket {
+	if id.cache == nil {
+		return nil
+	}
+	return id.cache.find(name, realm)
+}
+
+// identity returns who the client is now. i.mu is held.
+func (i *Initiator) identity(s *settings) (identity, error) {
+	if i.Keytab != "" {
+		return i.keyIdentity(s, i.Keytab)
+	}
+	err := i.readCache(s)
+	if err == nil {
+		id := identity{client: who{i.cached.client, i.cached.realm}, cache: i.cached}
+		id.tgt = i.cached.find([]string{"krbtgt", id.client.realm}, id.client.realm)
+		if id.tgt != nil || slices.ContainsFunc(i.cached.tickets, (*ticket).good) {
+			return id, nil
+		}
+		err = fmt.Errorf("the tickets of %s in %s have expired: get a new one with kinit", id.client, i.path)
+	}
+	if path := os.Getenv("KRB5_CLIENT_KTNAME"); path != "" {
+		return i.keyIdentity(s, path)
+	}
+	return identity{}, err
+}
+
+// keyIdentity returns who the client is by the keys in a keytab.
+func (i *Initiator) keyIdentity(s *settings, name string) (id identity, err error) {
+	path, err := keytabPath(name)
+	if err != nil {
+		return id, err
+	}
+	k, err := loadKeys(path)
+	if err != nil {
+		return id, err
+	}
+	id.client, id.key, err = k.client(i.Principal, s.LibDefaults.DefaultTktEnctypeIDs)
+	return id, err
+}
+
+// readCache reads the credential cache if it has changed. i.mu is held.
 func (i *Initiator) readCache(s *settings) error {
 	path, err := cachePath(cmp.Or(i.Cache, cacheName(s)))
 	if err != nil {
@@ -191,32 +323,6 @@ func (i *Initiator) readCache(s *settings) error {
 	i.cached, i.path, i.stamp = c, path, stamp
 	i.got = nil // they may be another user's
 	return nil
-}
-
-// login returns a ticket-granting ticket by the keys in a keytab.
-func (i *Initiator) login(ctx context.Context, a *agent, name string) (who, *ticket, error) {
-	path, err := keytabPath(name)
-	if err != nil {
-		return who{}, nil, err
-	}
-	k, err := loadKeys(path)
-	if err != nil {
-		return who{}, nil, err
-	}
-	client, entry, err := k.client(i.Principal, a.settings.LibDefaults.DefaultTktEnctypeIDs)
-	if err != nil {
-		return who{}, nil, err
-	}
-	key := "krbtgt " + client.String()
-	if t := i.got[key]; t.good() {
-		return client, t, nil
-	}
-	t, err := a.login(ctx, client, entry)
-	if err != nil {
-		return client, nil, err
-	}
-	i.keep(key, t)
-	return client, t, nil
 }
 
 // client returns the principal whose keys are to be used, and its newest key

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jcmturner/gofork/encoding/asn1"
@@ -101,8 +100,14 @@ func (a *agent) service(ctx context.Context, client who, tgt *ticket, name []str
 	for range maxReferrals {
 		at := tgt.server[len(tgt.server)-1] // the realm that it is good in
 		t, err := a.ticketFor(ctx, client, tgt, name, at)
-		if err != nil || len(t.server) != 2 || t.server[0] != "krbtgt" {
-			return t, err
+		if err != nil {
+			return nil, err
+		}
+		if len(t.server) != 2 || t.server[0] != "krbtgt" {
+			if realm != "" && t.realm != realm {
+				return nil, fmt.Errorf("ticket for %s: referrals have led to %s instead", principal(name, realm), principal(t.server, t.realm))
+			}
+			return t, nil
 		}
 		tgt = t
 	}
@@ -217,15 +222,15 @@ const maxAnswer = 1 << 20
 // ask sends a request to the KDCs of a realm, one after the other until one
 // answers. A refusal is an answer, but of one that is behind.
 func (a *agent) ask(ctx context.Context, realm string, req []byte) ([]byte, error) {
-	_, kdcs, err := a.GetKDCs(realm, true)
+	kdcs, err := a.kdcsOf(ctx, realm)
 	if err != nil {
-		return nil, fmt.Errorf("no KDC of %s is known: name it in krb5.conf, or let DNS have it: %w", realm, err)
+		return nil, err
 	}
 	var errs []error
-	for n := 1; n <= len(kdcs); n++ {
-		answer, err := a.askOne(ctx, strings.TrimSuffix(kdcs[n], "*"), req)
+	for _, kdc := range kdcs {
+		answer, err := a.askOne(ctx, kdc, req)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("%s: %w", kdc, err))
 			continue
 		}
 		var refusal messages.KRBError
@@ -260,7 +265,7 @@ func (a *agent) askOne(ctx context.Context, kdc string, req []byte) ([]byte, err
 	}
 	n := binary.BigEndian.Uint32(size[:])
 	if n > maxAnswer {
-		return nil, fmt.Errorf("KDC %s: an answer of %d bytes", kdc, n)
+		return nil, fmt.Errorf("an answer of %d bytes", n)
 	}
 	answer := make([]byte, n)
 	if _, err := io.ReadFull(conn, answer); err != nil {
@@ -291,7 +296,7 @@ func explain(refusal messages.KRBError) error {
 		return fmt.Errorf("%s (%s)", hint, text)
 	}
 	if refusal.EText != "" {
-		return fmt.Errorf("%s: %q", text, refusal.EText)
+		return fmt.Errorf("%s: %.200q", text, refusal.EText)
 	}
 	return errors.New(text)
 }

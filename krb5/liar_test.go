@@ -1,12 +1,17 @@
 package krb5
 
 import (
+	"cmp"
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -219,4 +224,214 @@ func establishedPair(t *testing.T) (i, a *Context) {
 	i.establish(k, false, true, 100, 200)
 	a.establish(k, true, true, 200, 100)
 	return
+}
+
+// oneRealm is a krb5.conf with one KDC.
+func oneRealm(t *testing.T, kdc, more string) string {
+	return liarConfig(t, "[libdefaults]\n default_realm = EXAMPLE.TEST\n dns_lookup_kdc = false\n[realms]\n EXAMPLE.TEST = {\n  kdc = "+kdc+"\n }\n"+more)
+}
+
+// aliceKDC gives alice tickets, and counts what it is asked for.
+type aliceKDC struct {
+	logins, tickets atomic.Int32
+	realm           string // of the services; "" is alice's
+}
+
+func (k *aliceKDC) start(t *testing.T, kt *keytab.Keytab) string {
+	key, _, err := kt.GetEncryptionKey(types.NewPrincipalName(1, "alice"), liarRealm, 1, 18)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := enctypeOf(18)
+	session := e.newKey()
+	return liarKDC(t, func(b []byte) []byte {
+		var as messages.ASReq
+		if as.Unmarshal(b) == nil {
+			k.logins.Add(1)
+			return liarAnswer(t, as.ReqBody, as.ReqBody.CName, as.ReqBody.SName.NameString, liarRealm, key, 3, e.newKey(), session, 11)
+		}
+		var tgs messages.TGSReq
+		if err := tgs.Unmarshal(b); err != nil {
+			t.Error(err)
+			return nil
+		}
+		k.tickets.Add(1)
+		return liarAnswer(t, tgs.ReqBody, types.NewPrincipalName(1, "alice"), tgs.ReqBody.SName.NameString, cmp.Or(k.realm, liarRealm), session, 8, e.newKey(), e.newKey(), 13)
+	})
+}
+
+// Callers share what the KDC says, and have it at once when it is there.
+func TestSharedTickets(t *testing.T) {
+	path, kt := liarKeytab(t, "alice")
+	kdc := new(aliceKDC)
+	i := &Initiator{Keytab: path, Config: oneRealm(t, kdc.start(t, kt), "")}
+	var callers sync.WaitGroup
+	for range 20 {
+		callers.Go(func() {
+			c, err := i.Initiate(t.Context(), "rcmd", "localhost")
+			if err != nil {
+				t.Error(err)
+			} else if c.Peer() != "rcmd/localhost@EXAMPLE.TEST" {
+				t.Errorf("the peer is %s", c.Peer())
+			}
+		})
+	}
+	callers.Wait()
+	if logins, tickets := kdc.logins.Load(), kdc.tickets.Load(); logins != 1 || tickets != 1 {
+		t.Errorf("20 callers make %d logins and get %d tickets", logins, tickets)
+	}
+}
+
+// A KDC that is silent keeps nobody longer than it does the first, and is named.
+func TestSilentKDC(t *testing.T) {
+	path, _ := liarKeytab(t, "alice")
+	kdc := liarKDC(t, func([]byte) []byte { return nil })
+	i := &Initiator{Keytab: path, Principal: "alice", Config: oneRealm(t, kdc, "")}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			_, err := i.Initiate(ctx, "rcmd", "localhost")
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "KDC") {
+				t.Errorf("got %v, want the deadline, and what was waited for", err)
+			}
+		})
+	}
+	callers.Wait()
+	if _, err := i.Initiate(t.Context(), "rcmd", "localhost"); err == nil || !strings.Contains(err.Error(), kdc) {
+		t.Errorf("got %v, want an error that names %s", err, kdc)
+	}
+}
+
+// DNS that is silent keeps nobody, either.
+func TestSilentDNS(t *testing.T) {
+	path, _ := liarKeytab(t, "alice")
+	old := net.DefaultResolver
+	var pipes []net.Conn
+	var mu sync.Mutex
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		a, b := net.Pipe()
+		mu.Lock()
+		defer mu.Unlock()
+		pipes = append(pipes, a, b)
+		go io.Copy(io.Discard, b)
+		return a, nil
+	}}
+	defer func() {
+		net.DefaultResolver = old
+		mu.Lock()
+		defer mu.Unlock()
+		for _, p := range pipes {
+			p.Close()
+		}
+	}()
+	i := &Initiator{Keytab: path, Config: liarConfig(t, "[libdefaults]\n default_realm = EXAMPLE.TEST\n")}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err := i.Initiate(ctx, "rcmd", "localhost")
+	if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > kdcTimeout/2 {
+		t.Errorf("after %v: %v", took, err)
+	}
+}
+
+// Beside a cache whose tickets have expired, what the KDC gave for a keytab is kept.
+func TestExpiredCacheAndKeytab(t *testing.T) {
+	path, kt := liarKeytab(t, "alice")
+	kdc := new(aliceKDC)
+	empty := []byte{5, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}
+	for _, s := range []string{liarRealm, "alice"} {
+		empty = append(binary.BigEndian.AppendUint32(empty, uint32(len(s))), s...)
+	}
+	cache := filepath.Join(t.TempDir(), "cc")
+	if err := os.WriteFile(cache, empty, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KRB5_CLIENT_KTNAME", path)
+	i := &Initiator{Cache: cache, Config: oneRealm(t, kdc.start(t, kt), "")}
+	for range 3 {
+		if _, err := i.Initiate(t.Context(), "rcmd", "localhost"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if logins, tickets := kdc.logins.Load(), kdc.tickets.Load(); logins != 1 || tickets != 1 {
+		t.Errorf("three contexts make %d logins and get %d tickets", logins, tickets)
+	}
+}
+
+// A ticket must be of the realm that is named for the service.
+func TestServiceRealm(t *testing.T) {
+	path, kt := liarKeytab(t, "alice")
+	kdc := &aliceKDC{realm: "EVIL.TEST"}
+	address := kdc.start(t, kt)
+	for service, conf := range map[string]string{
+		"rcmd":                        oneRealm(t, address, "[domain_realm]\n localhost = EXAMPLE.TEST\n"),
+		"rcmd@EXAMPLE.TEST":           oneRealm(t, address, ""),
+		"rcmd/localhost@EXAMPLE.TEST": oneRealm(t, address, ""),
+	} {
+		i := &Initiator{Keytab: path, Config: conf}
+		if c, err := i.Initiate(t.Context(), service, "localhost"); err == nil {
+			t.Errorf("%s: a context with %s", service, c.Peer())
+		}
+	}
+	if kdc.tickets.Load() == 0 {
+		t.Error("the KDC was not asked")
+	}
+}
+
+// No rotation but the right one is undone, whatever the length.
+func TestRotation(t *testing.T) {
+	for n := range 64 {
+		for bit := range 16 {
+			for _, conf := range []bool{false, true} {
+				i, a := establishedPair(t)
+				token, _ := i.Wrap(nil, make([]byte, n), conf)
+				token[6+bit/8] ^= 1 << (bit % 8)
+				if _, _, err := a.Unwrap(token, true); err == nil {
+					t.Errorf("a token of %d bytes, conf %v, with bit %d of RRC flipped is accepted", n, conf, bit)
+				}
+			}
+		}
+	}
+}
+
+// Nor may a referral lead from the realm that is named to another.
+func TestReferredElsewhere(t *testing.T) {
+	path, kt := liarKeytab(t, "alice")
+	key, _, err := kt.GetEncryptionKey(types.NewPrincipalName(1, "alice"), liarRealm, 1, 18)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := enctypeOf(18)
+	session, referred := e.newKey(), e.newKey()
+	alice := types.NewPrincipalName(1, "alice")
+	home := liarKDC(t, func(b []byte) []byte {
+		var as messages.ASReq
+		if as.Unmarshal(b) == nil {
+			return liarAnswer(t, as.ReqBody, alice, as.ReqBody.SName.NameString, liarRealm, key, 3, e.newKey(), session, 11)
+		}
+		var tgs messages.TGSReq
+		if err := tgs.Unmarshal(b); err != nil {
+			t.Error(err)
+		}
+		return liarAnswer(t, tgs.ReqBody, alice, []string{"krbtgt", "EVIL.TEST"}, liarRealm, session, 8, e.newKey(), referred, 13)
+	})
+	evil := liarKDC(t, func(b []byte) []byte {
+		var tgs messages.TGSReq
+		if err := tgs.Unmarshal(b); err != nil {
+			t.Error(err)
+		}
+		return liarAnswer(t, tgs.ReqBody, alice, tgs.ReqBody.SName.NameString, "EVIL.TEST", referred, 8, e.newKey(), e.newKey(), 13)
+	})
+	more := "[realms]\n EVIL.TEST = { kdc = " + evil + " }\n"
+	i := &Initiator{Keytab: path, Config: oneRealm(t, home, more)}
+	c, err := i.Initiate(t.Context(), "rcmd", "localhost")
+	if err != nil || c.Peer() != "rcmd/localhost@EVIL.TEST" {
+		t.Fatalf("where nothing is said: %v", err)
+	}
+	i = &Initiator{Keytab: path, Config: oneRealm(t, home, more+"[domain_realm]\n localhost = EXAMPLE.TEST\n")}
+	if _, err = i.Initiate(t.Context(), "rcmd", "localhost"); err == nil || !strings.Contains(err.Error(), "have led to rcmd/localhost@EVIL.TEST") {
+		t.Errorf("got %v", err)
+	}
 }
