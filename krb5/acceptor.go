@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -34,7 +35,9 @@ type Acceptor struct {
 
 	// Service is the service that tickets must be for: a name such as rcmd,
 	// which stands for rcmd/HOST with every host in the keytab, or one
-	// principal, such as rcmd/gw.example.com. "" is rcmd (RFC 1961, section 3).
+	// principal, such as rcmd/gw.example.com. The realm may follow it, as
+	// @EXAMPLE.COM: then others in the keytab do not count. "" is rcmd
+	// (RFC 1961, section 3).
 	Service string
 
 	// Skew is by how much a client's clock may differ; 0 is 5 minutes.
@@ -43,8 +46,13 @@ type Acceptor struct {
 	// Replays, if not nil, is shared with other acceptors.
 	Replays *Replays
 
+	// Log is told when the keytab can no longer be read, and the keys of
+	// before stay in use; nil discards it.
+	Log *slog.Logger
+
 	mu     sync.Mutex
 	loaded *keys
+	told   string // to Log
 	own    Replays
 }
 
@@ -59,10 +67,22 @@ func (a *Acceptor) path() (string, error) {
 	return keytabPath(cmp.Or(a.Keytab, os.Getenv("KRB5_KTNAME"), "/etc/krb5.keytab"))
 }
 
-// Check reads the keytab and returns an error if nobody could be accepted.
+func (a *Acceptor) replays() *Replays {
+	if a.Replays != nil {
+		return a.Replays
+	}
+	return &a.own
+}
+
+// Check reads the keytab and returns an error if nobody could be accepted. A server
+// calls it when it starts: see [Replays].
 func (a *Acceptor) Check() error {
-	_, err := a.keys()
-	return err
+	a.replays().begin(time.Now())
+	k, err := a.keys()
+	if err != nil {
+		return err
+	}
+	return a.usable(k)
 }
 
 // Principals returns the principals in the keytab that tickets may be for.
@@ -88,11 +108,14 @@ func (a *Acceptor) Realms() (realms []string) {
 	return realms
 }
 
-func (a *Acceptor) serves(e *keyEntry) bool { return a.isService(e.name) }
+func (a *Acceptor) serves(e *keyEntry) bool { return a.isService(e.name, e.realm) }
 
 // isService reports whether name is the service.
-func (a *Acceptor) isService(name []string) bool {
-	service := a.service()
+func (a *Acceptor) isService(name []string, realm string) bool {
+	service, only, _ := strings.Cut(a.service(), "@")
+	if only != "" && only != realm {
+		return false
+	}
 	if strings.Contains(service, "/") {
 		return strings.Join(name, "/") == service
 	}
@@ -100,7 +123,8 @@ func (a *Acceptor) isService(name []string) bool {
 }
 
 // keys returns what is in the keytab. One that cannot be read now stays as it
-// was: whoever writes a keytab is not always careful.
+// was: whoever writes a keytab is not always careful. One that has no key of the
+// service any more is believed.
 func (a *Acceptor) keys() (*keys, error) {
 	path, err := a.path()
 	if err != nil {
@@ -109,41 +133,53 @@ func (a *Acceptor) keys() (*keys, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.loaded != nil {
-		info, err := os.Stat(path)
-		if err != nil || stampOf(info) == a.loaded.stamp {
+		if info, err := os.Stat(path); err == nil && stampOf(info) == a.loaded.stamp {
+			a.told = ""
 			return a.loaded, nil
 		}
 	}
-	k, err := a.load(path)
-	if err == nil {
-		a.loaded = k
-	} else if a.loaded != nil {
-		return a.loaded, nil
+	k, err := loadKeys(path)
+	switch {
+	case err == nil:
+		a.loaded, a.told = k, ""
+		if err := a.usable(k); err != nil {
+			a.warn("the keytab has changed: nobody is accepted now", err)
+		}
+	case a.loaded == nil:
+		return nil, err
+	default:
+		a.warn("the keytab cannot be read: its keys of before stay in use", err)
 	}
-	return k, err
+	return a.loaded, nil
 }
 
-func (a *Acceptor) load(path string) (*keys, error) {
-	k, err := loadKeys(path)
-	if err != nil {
-		return nil, err
+// warn tells something once. a.mu is held.
+func (a *Acceptor) warn(msg string, err error) {
+	if a.Log != nil && a.told != err.Error() {
+		a.Log.Warn(msg, "err", err)
 	}
+	a.told = err.Error()
+}
+
+// usable returns an error if the keys are of no use to the service.
+func (a *Acceptor) usable(k *keys) error {
 	if len(k.names(a.serves)) == 0 {
 		all := k.names(func(*keyEntry) bool { return true })
-		return nil, fmt.Errorf("keytab %s: no key of the service %s, only of %s", path, a.service(), strings.Join(all, ", "))
+		return fmt.Errorf("keytab %s: no key of the service %s, only of %s", k.path, a.service(), strings.Join(all, ", "))
 	}
 	for i := range k.entries {
 		if e := &k.entries[i]; a.serves(e) {
 			if _, err := checkKey(e.key); err == nil {
-				return k, nil
+				return nil
 			}
 		}
 	}
-	return nil, fmt.Errorf("keytab %s: no key of %s is of AES", path, a.service())
+	return fmt.Errorf("keytab %s: no key of %s is of AES", k.path, a.service())
 }
 
 // Accept begins a context with a client.
 func (a *Acceptor) Accept() *Context {
+	a.replays().begin(time.Now())
 	c := new(Context)
 	c.step = func(token []byte) ([]byte, error) { return a.accept(c, token) }
 	return c
@@ -189,6 +225,12 @@ func (a *Acceptor) accept(c *Context, token []byte) ([]byte, error) {
 		return nil, errors.New("the AP-REQ and its authenticator do not agree on mutual authentication")
 	}
 	if flags&flagMutual == 0 {
+		// All that came of it can be sent again whole, as nothing in it is of
+		// this side, and what was seen before the start is not known any more.
+		if began := a.replays().since(); made(auth).Before(began) {
+			return nil, fmt.Errorf("the token of %s, without mutual authentication, is from before the start of this server at %s: the user should try again, if the clocks are right",
+				c.peer, format(began))
+		}
 		c.establish(key, true, false, theirs, theirs) // RFC 4121, section 4.1.1
 		return nil, nil
 	}
@@ -227,8 +269,11 @@ func parseRequest(b []byte, req *messages.APReq) error {
 // ticket decrypts the ticket, says with which key, and looks whether it is good.
 func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, key types.EncryptionKey, err error) {
 	t := &req.Ticket
+	if isLong(t.SName.NameString, t.Realm) {
+		return nil, key, errors.New("the ticket is for a service with a name that is too long")
+	}
 	who := principal(t.SName.NameString, t.Realm)
-	if !a.isService(t.SName.NameString) {
+	if !a.isService(t.SName.NameString, t.Realm) {
 		return nil, key, fmt.Errorf("the ticket is for %s, and not for the service %s", who, a.service())
 	}
 	etype, err := enctypeOf(t.EncPart.EType)
@@ -257,6 +302,9 @@ func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, ke
 	if err := part.Unmarshal(plain); err != nil {
 		return nil, key, errors.New("malformed ticket")
 	}
+	if isLong(part.CName.NameString, part.CRealm) {
+		return nil, key, errors.New("the client's name is too long")
+	}
 	if slices.ContainsFunc(append(slices.Clone(part.CName.NameString), part.CRealm), hasControl) {
 		return nil, key, fmt.Errorf("the client's name %q has characters that no name should", part.CName.NameString)
 	}
@@ -264,6 +312,18 @@ func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, ke
 		return nil, key, err
 	}
 	return part, key, checkPath(part, t.Realm)
+}
+
+// maxName bounds names, which logs are to have.
+const maxName = 512
+
+// isLong reports whether a name is longer than any that somebody has.
+func isLong(name []string, realm string) bool {
+	size := len(realm) + len(name)
+	for _, component := range name {
+		size += len(component)
+	}
+	return size > maxName
 }
 
 // hasControl reports whether a name has control characters in it.
@@ -319,10 +379,10 @@ func (a *Acceptor) authenticator(req *messages.APReq, ticket *messages.EncTicket
 		return nil, fmt.Errorf("malformed authenticator of %s", who)
 	}
 	if !auth.CName.Equal(ticket.CName) || auth.CRealm != ticket.CRealm {
-		return nil, fmt.Errorf("the ticket of %s was presented by %s", who, principal(auth.CName.NameString, auth.CRealm))
+		return nil, fmt.Errorf("the ticket of %s was presented by %.512s", who, principal(auth.CName.NameString, auth.CRealm))
 	}
-	now, made := time.Now(), auth.CTime.Add(time.Duration(auth.Cusec)*time.Microsecond)
-	if off := made.Sub(now); off.Abs() > a.skew() {
+	now := time.Now()
+	if off := made(auth).Sub(now); off.Abs() > a.skew() {
 		side := "ahead of"
 		if off < 0 {
 			side = "behind"
@@ -330,14 +390,15 @@ func (a *Acceptor) authenticator(req *messages.APReq, ticket *messages.EncTicket
 		return nil, fmt.Errorf("the clock of %s is %v %s this machine's, %v are allowed: synchronise both",
 			who, off.Abs().Round(time.Second), side, a.skew())
 	}
-	replays := a.Replays
-	if replays == nil {
-		replays = &a.own
-	}
-	if !replays.first(req.EncryptedAuthenticator.Cipher, now, 2*a.skew()) {
+	if !a.replays().first(req.EncryptedAuthenticator.Cipher, now, 2*a.skew()) {
 		return nil, fmt.Errorf("the token of %s was replayed", who)
 	}
 	return auth, nil
+}
+
+// made returns when an authenticator was made.
+func made(auth *types.Authenticator) time.Time {
+	return auth.CTime.Add(time.Duration(auth.Cusec) * time.Microsecond)
 }
 
 // Flags of the authenticator's checksum (RFC 4121, section 4.1.1.1).

@@ -3,6 +3,7 @@ package krb5_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"os"
 	"regexp"
 	"strings"
@@ -117,6 +118,92 @@ func TestRollover(t *testing.T) {
 	}
 	if err := accepts("new", 2); err != nil {
 		t.Errorf("while the keytab is being written: %v", err)
+	}
+}
+
+// A keytab that is gone stays in use, which is told; one without the service's keys
+// is believed.
+func TestWithdrawnKeytab(t *testing.T) {
+	keytab := krbtest.Keytab(t, service)
+	var log strings.Builder
+	a := &krb5.Acceptor{Keytab: keytab, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	accepts := func() error {
+		_, _, err := a.Accept().Step(krbtest.Token{}.Make(t))
+		return err
+	}
+	if err := a.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(keytab); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := accepts(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want one:\n%s", n, log.String())
+	}
+	b, err := os.ReadFile(krbtest.Keytab(t, "host/localhost@EXAMPLE.TEST"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(keytab, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := accepts(); !matches("ticket is for rcmd/localhost@EXAMPLE.TEST, of which keytab .* has no key", err) {
+		t.Errorf("with another service's keys: %v", err)
+	}
+	if err := a.Check(); err == nil {
+		t.Error("the check finds them good")
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 2 {
+		t.Errorf("%d warnings, want two:\n%s", n, log.String())
+	}
+}
+
+// What can be sent again whole is refused if it is older than what is remembered.
+func TestBeforeStart(t *testing.T) {
+	keytab := krbtest.Keytab(t, service)
+	old := krbtest.Token{NotMutual: true, Skew: -time.Minute}
+	a := &krb5.Acceptor{Keytab: keytab}
+	if _, _, err := a.Accept().Step(old.Make(t)); !matches("is from before the start of this server", err) {
+		t.Errorf("got %v", err)
+	}
+	if _, _, err := a.Accept().Step(krbtest.Token{NotMutual: true, Skew: time.Minute}.Make(t)); err != nil {
+		t.Errorf("a new one: %v", err)
+	}
+	if _, _, err := a.Accept().Step(krbtest.Token{Skew: -time.Minute}.Make(t)); err != nil {
+		t.Errorf("with mutual authentication: %v", err)
+	}
+}
+
+func TestServiceOfRealm(t *testing.T) {
+	keytab := krbtest.Keytab(t, service, "rcmd/localhost@OTHER.TEST")
+	for _, name := range []string{"rcmd@EXAMPLE.TEST", "rcmd/localhost@EXAMPLE.TEST"} {
+		a := &krb5.Acceptor{Keytab: keytab, Service: name}
+		if got := fmt.Sprint(a.Principals()); got != "[rcmd/localhost@EXAMPLE.TEST]" {
+			t.Errorf("%s stands for %s", name, got)
+		}
+		if _, _, err := a.Accept().Step(krbtest.Token{}.Make(t)); err != nil {
+			t.Error(err)
+		}
+		other := krbtest.Token{Service: "rcmd/localhost@OTHER.TEST"}
+		if _, _, err := a.Accept().Step(other.Make(t)); !matches("ticket is for rcmd/localhost@OTHER.TEST, and not for the service "+name, err) {
+			t.Errorf("a ticket of another realm: %v", err)
+		}
+	}
+}
+
+// Names are to be logged: who has no ticket at all does not choose how long.
+func TestLongNames(t *testing.T) {
+	a := &krb5.Acceptor{Keytab: krbtest.Keytab(t, service)}
+	long := strings.Repeat("x", 60_000)
+	for _, w := range []krbtest.Token{{Service: long + "@EXAMPLE.TEST"}, {Client: long + "@EXAMPLE.TEST"}, {Presenter: long + "@EXAMPLE.TEST"}} {
+		if _, _, err := a.Accept().Step(w.Make(t)); err == nil || len(err.Error()) > 2000 {
+			t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
+		}
 	}
 }
 

@@ -185,6 +185,11 @@ func (c *Context) Unwrap(token []byte, ordered bool) (msg []byte, conf bool, err
 	}
 	conf = h.flags&sealed != 0
 	body := token[headerSize:]
+	// Nothing protects the count: one that does more than go round is not taken
+	// for its remainder (RFC 4121, section 4.2.5).
+	if h.right > 0 && int(h.right) >= len(body) {
+		return nil, false, fmt.Errorf("token of %d bytes that is rotated by %d", len(body), h.right)
+	}
 	rotateLeft(body, int(h.right))
 	if conf {
 		msg, err = s.openSealed(h, body)

@@ -9,10 +9,31 @@ import (
 // Replays remembers the authenticators that were accepted, so that none is
 // accepted twice (RFC 4120, section 3.2.3). The zero value is ready; acceptors
 // may share one, and should if one takes over from another.
+//
+// What was accepted before it began, when its first acceptor was asked to Check or
+// Accept, it does not know. Contexts without mutual authentication, which can be sent
+// again whole, are therefore refused if they were made before.
 type Replays struct {
 	mu       sync.Mutex
+	began    time.Time
 	now, old map[[16]byte]struct{}
 	turned   time.Time
+}
+
+// begin notes the time if it is the first.
+func (r *Replays) begin(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.began.IsZero() {
+		r.began = at
+	}
+}
+
+// since returns when it began.
+func (r *Replays) since() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.began
 }
 
 // first reports whether an authenticator comes for the first time within the

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -502,5 +503,18 @@ func TestGSSAPIClientHostile(t *testing.T) {
 	d.Version = 4
 	if _, err := d.Dial("tcp", "192.0.2.1:80"); err == nil {
 		t.Error("SOCKS 4 with GSS-API")
+	}
+}
+
+// An abort within a session ends it, and nothing more is waited for.
+func TestAbortInSession(t *testing.T) {
+	addr, _ := toyServer(t, socks.GSSAPI{})
+	c := greet(t, addr)
+	c.say(t, 2, "\x01", false)
+	c.hear(t, 2)
+	write(t, c, []byte("\x01\xff"))
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v, want the end", err)
 	}
 }

@@ -115,8 +115,14 @@ func (c *protectedConn) release() {
 
 // next reads one message, or what comes of it before the deadline.
 func (c *protectedConn) next() error {
-	if err := c.fill(c.head[:]); err != nil {
+	// An abort has two bytes, and nothing after them.
+	if err := c.fill(c.head[:2]); err != nil {
 		return err
+	}
+	if wire.TokenType(c.head[1]) != wire.Abort {
+		if err := c.fill(c.head[:]); err != nil {
+			return err
+		}
 	}
 	h, n, err := wire.ParseTokenHeader(c.head[:])
 	switch {

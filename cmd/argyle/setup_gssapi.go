@@ -22,7 +22,7 @@ func (set *setup) openGSSAPI(w *world) error {
 		return nil
 	}
 	of := set.file.Auth.GSSAPI
-	acceptor := &krb5.Acceptor{Service: of.Service, Replays: &w.replays}
+	acceptor := &krb5.Acceptor{Service: of.Service, Replays: &w.replays, Log: w.log}
 	if of.Keytab != "" {
 		acceptor.Keytab = set.file.Path(strings.TrimPrefix(of.Keytab, "FILE:"))
 	}
