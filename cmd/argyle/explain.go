@@ -54,7 +54,7 @@ timeouts that apply. Nothing is dialled.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.user, "user", "", "who asks: a `NAME`")
 	flags.StringVar(&f.from, "from", "127.0.0.1", "the client's `ADDRESS`, or unix")
-	flags.StringVar(&f.auth, "auth", "", "how the client is known: none, password, certificate, gssapi or uid; password if there is a user")
+	flags.StringVar(&f.auth, "auth", "", "how the client is known: none, password, certificate, gssapi or uid; gssapi or password if there is a user, with an @ or not")
 	flags.StringVar(&f.listener, "listener", "", "the `NAME` of the listener")
 	flags.StringVar(&f.at, "at", "", "when: a `TIME` such as 2026-11-23 09:30 (default now)")
 	return cmd
@@ -84,16 +84,12 @@ func (f *explainFlags) request(command, dest string) (*argyle.Request, error) {
 		}
 		req.Client = netip.AddrPortFrom(from, 1024)
 	}
-	auth := config.Auth(f.auth)
-	if auth == "" && f.user != "" {
-		auth = config.AuthPassword
-	}
-	if auth != "" {
-		if err := new(config.Auth).UnmarshalText([]byte(auth)); err != nil {
+	if f.auth != "" {
+		if err := new(config.Auth).UnmarshalText([]byte(f.auth)); err != nil {
 			return nil, usagef("--auth: %w", err)
 		}
-		req.Auth = authOf(auth)
 	}
+	req.Auth = authFor(config.Auth(f.auth), f.user)
 	return req, nil
 }
 

@@ -134,6 +134,20 @@ func ruleKey(r *config.Rule) string {
 	return ruleText(&bare)
 }
 
+// authFor is how a user is asked about whose way of logging in may not be said: a
+// principal has shown a ticket, others have a password.
+func authFor(a config.Auth, user string) argyle.Auth {
+	switch {
+	case a != "":
+		return authOf(a)
+	case strings.Contains(user, "@"):
+		return argyle.AuthGSSAPI
+	case user != "":
+		return argyle.AuthPassword
+	}
+	return ""
+}
+
 // authOf is a configuration's word for how a client is known.
 func authOf(a config.Auth) argyle.Auth {
 	if a == config.AuthNone {
@@ -225,12 +239,7 @@ func testRequest(test *config.Test) (*argyle.Request, error) {
 		from = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	req.Client = netip.AddrPortFrom(from, 1024)
-	switch {
-	case test.Auth != "":
-		req.Auth = authOf(test.Auth)
-	case test.User != "":
-		req.Auth = argyle.AuthPassword
-	}
+	req.Auth = authFor(test.Auth, test.User)
 	dest := test.Connect
 	req.Command = argyle.Connect
 	switch {

@@ -72,7 +72,7 @@ type Authentication struct {
 // GSSAPI is authentication by Kerberos tickets.
 type GSSAPI struct {
 	Keytab     string            `yaml:"keytab" doc:"file with the service's keys; if absent that of KRB5_KTNAME, or /etc/krb5.keytab"`
-	Service    string            `yaml:"service" doc:"service that tickets are for: a name, or a whole principal such as rcmd/gw.example.com; rcmd if absent"`
+	Service    string            `yaml:"service" doc:"service that tickets are for: a name, or a whole principal such as rcmd/gw.example.com; @REALM may follow; rcmd if absent"`
 	Level      Level             `yaml:"level" doc:"least protection of what follows: clear, integrity or confidentiality; or clear-only, which protects nothing, whatever is asked for, as curl needs it; clear if absent"`
 	Principals []string          `yaml:"principals" doc:"who may log in: principals, * is any text; those of the keytab's realms if absent"`
 	Map        map[string]string `yaml:"map" doc:"user names by principal; * is any text, and in the name what it stood for; the whole principal where none matches"`
@@ -197,7 +197,7 @@ type Reload struct {
 type Test struct {
 	From     netip.Addr   `yaml:"from" doc:"the client's address; 127.0.0.1 if absent"`
 	User     string       `yaml:"user" doc:"who asks"`
-	Auth     Auth         `yaml:"auth" doc:"how the client made itself known; password if there is a user"`
+	Auth     Auth         `yaml:"auth" doc:"how the client made itself known; a ticket or a password if there is a user, with an @ or not"`
 	Listener string       `yaml:"listener" doc:"name of the listener"`
 	Connect  string       `yaml:"connect" doc:"host:port to CONNECT to"`
 	Bind     string       `yaml:"bind" doc:"host:port to BIND for"`

@@ -134,7 +134,7 @@ func Members(req *argyle.Request) iter.Seq[string] {
 		if !strings.HasPrefix(user, "sid:") && !yield(user) {
 			return
 		}
-		if at := strings.LastIndexByte(user, '@'); at >= 0 && !yield("*"+user[at:]) {
+		if realm, ok := realmOf(req); ok && !yield(realm) {
 			return
 		}
 		for _, group := range req.Groups {
@@ -143,6 +143,17 @@ func Members(req *argyle.Request) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+// realmOf returns the realm of a user who has shown a ticket, as *@EXAMPLE.COM. What
+// only looks like a principal, as an address of e-mail in a certificate does, is
+// in none.
+func realmOf(req *argyle.Request) (realm string, ok bool) {
+	at := strings.LastIndexByte(req.User, '@')
+	if at < 0 || req.Auth != argyle.AuthGSSAPI {
+		return "", false
+	}
+	return "*" + req.User[at:], true
 }
 
 // askAboutAllButHost leaves the rules whose conditions on all but the host of
@@ -174,8 +185,8 @@ func (x *index) askAboutClient(q *question, s *scratch) {
 		if user := q.req.User; user != "" {
 			x.users.match(s.held, user)
 			x.users.match(s.held, "*")
-			if at := strings.LastIndexByte(user, '@'); at >= 0 {
-				x.users.match(s.held, "*"+user[at:])
+			if realm, ok := realmOf(q.req); ok {
+				x.users.match(s.held, realm)
 			}
 		}
 		s.left.and(s.held)

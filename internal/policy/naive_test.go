@@ -68,7 +68,7 @@ func (n naive) conditions(r *Rule, command Command, req *argyle.Request, client 
 		commands = []Command{Connect, Bind, UDP}
 	}
 	_, realm, hasRealm := strings.Cut(req.User, "@")
-	isOfRealm := func(u string) bool { return hasRealm && u == "*@"+realm }
+	isOfRealm := func(u string) bool { return hasRealm && req.Auth == argyle.AuthGSSAPI && u == "*@"+realm }
 	isMember := func(m string) bool { return m == req.User || isOfRealm(m) || slices.Contains(req.Groups, m) }
 	inGroup := func(g string) bool { return req.User != "" && slices.ContainsFunc(n.Groups[g], isMember) }
 	isUser := func(u string) bool { return req.User != "" && (u == req.User || u == "*" || isOfRealm(u)) }
