@@ -70,7 +70,7 @@ func newConn(l *Loop, fd int, t *Task) (*Conn, error) {
 	return c, nil
 }
 
-// Loop returns the loop that watches c.
+// Loop returns the loop that watches c; nil on its way from one to another.
 func (c *Conn) Loop() *Loop { return c.loop.Load() }
 
 // Free takes c from the task that has accepted or dialled it: from now on it is
@@ -111,6 +111,9 @@ func (c *Conn) Join(l *Loop) error {
 	c.loop.Store(l)
 	return c.use("watch", func(fd int) error {
 		_, err := l.add(fd, c, interest)
+		if err != nil {
+			c.loop.Store(nil) // it is not watched, whatever Loop says
+		}
 		return err
 	})
 }
@@ -391,8 +394,10 @@ func (c *Conn) writeOnce(b []byte) (int, error) {
 // Close closes the socket. Who waits for it gets [net.ErrClosed].
 func (c *Conn) Close() error {
 	err := c.close(func(fd int) {
-		c.state.Or(closed)
-		c.Loop().remove(fd)
+		c.state.Or(closed | mayRead | mayWrite) // who tries hears of it
+		if l := c.Loop(); l != nil {
+			l.remove(fd)
+		}
 	})
 	if err != nil {
 		return c.opError("close", err)

@@ -148,16 +148,16 @@ func (rawListener) Write(func(fd uintptr) bool) error { return syscall.EINVAL }
 
 // ready accepts what waits.
 func (ln *Listener) ready(*Loop, uint32) {
-	fd, ok := ln.acquire()
-	if !ok {
-		return
-	}
-	defer ln.release()
 	for range batch {
 		if ln.paused.Load() {
 			return
 		}
+		fd, ok := ln.acquire()
+		if !ok {
+			return
+		}
 		conn, from, err := accept(fd)
+		ln.release() // before others are called, who may wait for a Close
 		switch err {
 		case nil:
 			ln.start(conn, from)

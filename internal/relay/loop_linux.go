@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -30,9 +31,11 @@ func (p *Pair) startLoop() bool {
 		return false
 	}
 	upstream, ok := p.down.src.(*event.Conn)
-	if !ok || client.Loop() != upstream.Loop() || !p.up.hold() || !p.down.hold() {
+	if !ok || client.Loop() != upstream.Loop() || max(len(p.up.unread), len(p.down.unread)) > bufferSize {
 		return false
 	}
+	p.up.hold()
+	p.down.hold()
 	p.loop.client, p.loop.upstream = client, upstream
 	p.loop.at.Store(client.Loop())
 	p.inLoop(func() {
@@ -94,18 +97,13 @@ func (p *Pair) move(to *event.Loop) bool {
 	return true
 }
 
-// hold makes what was read before what is to be written next. It reports false
-// if that is too much.
-func (h *half) hold() bool {
-	if len(h.unread) > bufferSize {
-		return false
-	}
+// hold makes what was read before what is to be written next.
+func (h *half) hold() {
 	if len(h.unread) > 0 {
 		h.pump.buf = buffers.Get().(*[bufferSize]byte)
 		h.pump.n = copy(h.pump.buf[:], h.unread)
 		h.unread = nil
 	}
-	return true
 }
 
 // Ready does what can be done: a connection may be readable or writable, or gone.
@@ -113,8 +111,28 @@ func (p *Pair) Ready() {
 	if !p.up.step(p.loop.client, p.loop.upstream) || !p.down.step(p.loop.upstream, p.loop.client) {
 		return
 	}
+	p.up.mourn(p.loop.client)
+	p.down.mourn(p.loop.upstream)
 	if p.lasting.Load() && p.running.Load() > 0 {
 		p.move(p.loop.at.Load().Rather(false))
+	}
+}
+
+// mourn sees whether src has broken off after its end in order, which only the
+// other direction is left to be told of.
+func (h *half) mourn(src *event.Conn) {
+	if !h.ended || h.pair.running.Load() == 0 || !src.Failed() {
+		return
+	}
+	fd, ok := src.Acquire()
+	if !ok {
+		return
+	}
+	broken := isClosed(uintptr(fd))
+	src.Release()
+	if broken {
+		h.pair.reset.Store(true)
+		h.pair.stop(syscall.ECONNRESET)
 	}
 }
 
@@ -159,6 +177,7 @@ func (h *half) take(src *event.Conn) bool {
 	}
 	fd, ok := src.Acquire()
 	if !ok {
+		h.conclude(net.ErrClosed) // by somebody else, before
 		return false
 	}
 	src.Reading()
@@ -223,6 +242,7 @@ func (h *half) give(src, dst *event.Conn) bool {
 	}
 	fd, ok := dst.Acquire()
 	if !ok {
+		h.conclude(&writeError{net.ErrClosed})
 		return false
 	}
 	h.writing.Store(true)

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -106,3 +107,57 @@ func TestMoveAndClose(t *testing.T) {
 		}
 	}
 }
+
+// Who breaks off after an end in order is not waited for until the other side writes.
+func TestResetAfterEnd(t *testing.T) {
+	j := join(t, pairing{onLoop, onLoop}, nil)
+	if err := j.client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(j.upstream, nil); err != nil {
+		t.Fatal(err)
+	}
+	breakOff(j.client)
+	if err := j.wait(t); !isReset(err) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// A connection may have been closed before, as a handshake is that has to make room.
+func TestClosedBefore(t *testing.T) {
+	over(t, nil, func(t *testing.T, p pairing, _ *joined) {
+		for _, side := range []func(*Pair) net.Conn{
+			func(pair *Pair) net.Conn { return pair.Client }, func(pair *Pair) net.Conn { return pair.Upstream },
+		} {
+			j := join(t, p, func(pair *Pair) { side(pair).Close() })
+			if err := j.wait(t); err == nil {
+				t.Error("it ended in order")
+			}
+		}
+	})
+}
+
+// What has been read of both sides is relayed, however much it is.
+func TestMuchUnread(t *testing.T) {
+	early, late := noise(100), noise(bufferSize+1)
+	j := join(t, pairing{onLoop, onLoop}, func(pair *Pair) {
+		pair.Client, pair.Upstream = &ahead{pair.Client, early}, &ahead{pair.Upstream, late}
+	})
+	together(t,
+		func() error { return send(j.client, nil) },
+		func() error { return send(j.upstream, nil) },
+		func() error { return receive(j.upstream, early) },
+		func() error { return receive(j.client, late) },
+	)
+	if err := j.wait(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// ahead is a connection of which something has been read.
+type ahead struct {
+	net.Conn
+	read []byte
+}
+
+func (a *ahead) Unwrap() (net.Conn, []byte) { return a.Conn, a.read }

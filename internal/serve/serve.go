@@ -67,10 +67,9 @@ func (s *Server) Serve(ln net.Listener) error {
 	defer s.end(ln)
 	retry := backoff{log: s.Log}
 	for {
-		err := s.accept(ln)
+		err := s.accept(ln, &retry)
 		switch {
 		case err == nil:
-			retry.reset()
 		case s.isClosed():
 			return ErrServerClosed
 		case !passing(err):
@@ -85,16 +84,20 @@ func (s *Server) Serve(ln net.Listener) error {
 
 // accept has the next connection served, or, on event loops, all until there
 // is an error.
-func (s *Server) accept(ln net.Listener) error {
+func (s *Server) accept(ln net.Listener, retry *backoff) error {
 	inner := ln
 	if w, ok := ln.(interface{ NetListener() net.Listener }); ok {
 		inner = w.NetListener()
 	}
 	if l, ok := inner.(interface{ AcceptTo(func(net.Conn)) error }); ok {
-		return l.AcceptTo(func(conn net.Conn) { s.start(ln, conn) })
+		return l.AcceptTo(func(conn net.Conn) {
+			retry.reset()
+			s.start(ln, conn)
+		})
 	}
 	conn, err := ln.Accept()
 	if err == nil {
+		retry.reset()
 		s.start(ln, conn)
 	}
 	return err
