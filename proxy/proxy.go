@@ -157,6 +157,14 @@ func (p *Proxy) ServeCall(ctx context.Context, call argyle.Call) {
 		call.Reject(ErrProxyClosed)
 		return
 	}
+	// The server survives a panic in what is called from here, and the session
+	// would be counted for ever.
+	panicked := true
+	defer func() {
+		if panicked {
+			s.end(errPanicked)
+		}
+	}()
 	if p.OnSession != nil {
 		p.OnSession(s)
 	}
@@ -176,10 +184,13 @@ func (p *Proxy) ServeCall(ctx context.Context, call argyle.Call) {
 	default:
 		err = s.reject(errors.ErrUnsupported)
 	}
+	panicked = false
 	if err != nil {
 		s.end(err)
 	}
 }
+
+var errPanicked = errors.New("panic while serving the call")
 
 // connect is CONNECT: dial, answer, relay.
 func (p *Proxy) connect(ctx context.Context, s *Session) error {

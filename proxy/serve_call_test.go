@@ -325,3 +325,20 @@ func TestShutdown(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A panic in what is called for a session ends it: it is not counted for ever.
+func TestPanic(t *testing.T) {
+	p := &proxy.Proxy{Policy: policyOf(func(context.Context, *argyle.Request) (proxy.Route, error) { panic("oops") })}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("nobody hears of it")
+			}
+		}()
+		p.ServeCall(t.Context(), newCall(argyle.Connect))
+	}()
+	for s := range p.Sessions() {
+		t.Errorf("session %d is still there", s.ID())
+	}
+	p.Close()
+}

@@ -1058,7 +1058,7 @@ func TestSource(t *testing.T) {
 	for _, line := range []string{
 		"address add 203.0.113.2/32 dev lo",
 		"route add local 192.0.2.0/24 dev lo",
-		"-6 address add 2001:db8::1/128 dev lo",
+		"-6 address add 2001:db8::1/128 dev lo nodad", // or it could not be used yet
 		"-6 route add local 2001:db8:1::/64 dev lo",
 	} {
 		mustRun(t, command(t, ip, strings.Fields(line)...))

@@ -395,21 +395,21 @@ func (c *Conn) writeOnce(b []byte) (int, error) {
 func (c *Conn) Close() error {
 	err := c.close(func(fd int) {
 		c.state.Or(closed | mayRead | mayWrite) // who tries hears of it
+		c.waiting.Lock()
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		waited := c.reads.n+c.writes.n > 0
+		c.waiting.Unlock()
+		if waited {
+			c.rouse() // while the loop has a socket, or it may have ended
+		}
 		if l := c.Loop(); l != nil {
 			l.remove(fd)
 		}
 	})
 	if err != nil {
 		return c.opError("close", err)
-	}
-	c.waiting.Lock()
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	waited := c.reads.n+c.writes.n > 0
-	c.waiting.Unlock()
-	if waited {
-		c.rouse()
 	}
 	return nil
 }

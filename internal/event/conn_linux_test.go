@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -400,4 +401,91 @@ func TestStarved(t *testing.T) {
 		t.Error(err)
 	}
 	again <- struct{}{}
+}
+
+// The loop of a connection that is its last socket ends with it, and not before who
+// waits for it has been told.
+func TestCloseOfTheLast(t *testing.T) {
+	for range 200 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln := Listen(tcp).(*Listener)
+		conns, ended, served := make(chan *Conn, 1), make(chan error, 1), make(chan error, 1)
+		go func() {
+			served <- ln.AcceptTo(func(conn net.Conn) {
+				Go(conn, func(*Task) {
+					conns <- conn.(*Conn)
+					_, err := conn.Read(make([]byte, 1))
+					ended <- err
+				})
+			})
+		}()
+		far := dialTCP(t, ln.Addr().String())
+		c := <-conns
+		ln.Close()
+		<-served
+		var busy sync.WaitGroup
+		for range 3 { // that the loop may be quicker
+			busy.Go(func() { _ = c.SetReadDeadline(time.Time{}) })
+		}
+		c.Close()
+		busy.Wait()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, net.ErrClosed) {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the task of a closed connection waits for ever")
+		}
+		far.Close()
+	}
+}
+
+// A loop that cannot watch what moves to it counts it out once.
+func TestJoinFails(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := Listen(tcp).(*Listener)
+	conns, served := make(chan *Conn, 1), make(chan error, 1)
+	go func() { served <- ln.AcceptTo(func(c net.Conn) { conns <- c.(*Conn) }) }()
+	far := dialTCP(t, ln.Addr().String())
+	defer far.Close()
+	c := <-conns
+	l := c.Loop()
+	done := make(chan struct{})
+	l.Post(func() {
+		defer close(done)
+		c.Leave()
+		l.mu.Lock()
+		before := l.users
+		l.mu.Unlock()
+		// A descriptor that epoll does not take stands for a lack of memory.
+		file, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer file.Close()
+		if err := unix.Dup3(int(file.Fd()), c.fd, unix.O_CLOEXEC); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := c.Join(l); err == nil {
+			t.Error("Join did not fail")
+		}
+		c.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.users != before {
+			t.Errorf("%d users before, %d after", before, l.users)
+		}
+	})
+	<-done
+	ln.Close()
+	<-served
 }

@@ -20,8 +20,9 @@ type looped struct {
 
 func (l *looped) on() bool { return l.at.Load() != nil }
 
-// maxTurns is how many pieces a direction may move before others have theirs.
-const maxTurns = 8
+// turn is how much a direction may move before others have theirs: little, for all
+// that a loop serves wait for it.
+const turn = 256 << 10
 
 // startLoop begins to relay on a loop. It reports false if the connections are
 // not both on the same.
@@ -138,7 +139,7 @@ func (h *half) mourn(src *event.Conn) {
 
 // step moves what can be moved. It reports false if the Pair has left the loop.
 func (h *half) step(src, dst *event.Conn) bool {
-	for range maxTurns {
+	for begin := h.bytes.Load(); h.bytes.Load()-begin < turn; {
 		if h.ended || h.held || h.pump.n == 0 && !h.take(src) {
 			return true
 		}
