@@ -489,3 +489,43 @@ func TestJoinFails(t *testing.T) {
 	ln.Close()
 	<-served
 }
+
+// parts is work that never ends by itself.
+type parts struct{ stop, stopped chan struct{} }
+
+func (p *parts) Work(l *Loop) {
+	select {
+	case <-p.stop:
+		close(p.stopped)
+	default:
+		l.Later(p)
+	}
+}
+
+// Work that takes long does not keep others waiting.
+func TestLater(t *testing.T) {
+	address := serveTasks(t, func(_ context.Context, c *Conn) {
+		defer c.Close()
+		_, _ = io.Copy(c, c)
+	})
+	c := dialTCP(t, address)
+	defer c.Close()
+	l := allLoops()[0]
+	if err := l.Wake(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Sleep()
+	long := &parts{make(chan struct{}), make(chan struct{})}
+	l.Post(func() { l.Later(long) })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	for range 100 {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(long.stop)
+	<-long.stopped
+}

@@ -29,6 +29,7 @@ type Loop struct {
 	heavy atomic.Int32 // relays of bulk
 
 	// Of the goroutine.
+	later   []Worker // in turn
 	spare   []*Task
 	scratch [scratchSize]byte
 }
@@ -42,6 +43,27 @@ type slot struct {
 
 // watched is told in the goroutine of the loop what epoll says of it.
 type watched interface{ ready(l *Loop, events uint32) }
+
+// A Worker has work that may take a while, of which it does a part each time that it
+// is its turn.
+type Worker interface{ Work(l *Loop) }
+
+// Later has w do a part of its work, once, after what is ready now: then what has
+// become ready meanwhile comes before the next part of anybody's. It is called in the
+// goroutine of the loop.
+func (l *Loop) Later(w Worker) { l.later = append(l.later, w) }
+
+// work has the first in turn do a part.
+func (l *Loop) work() {
+	if len(l.later) == 0 {
+		return
+	}
+	w := l.later[0]
+	n := copy(l.later, l.later[1:])
+	l.later[n] = nil
+	l.later = l.later[:n]
+	w.Work(l)
+}
 
 const (
 	scratchSize = 512 // what is read at once in a handshake
@@ -188,6 +210,7 @@ func (l *Loop) run() {
 			}
 			sockets[i] = nil
 		}
+		l.work()
 	}
 }
 
@@ -236,7 +259,7 @@ func (l *Loop) prepare() (timeout int, ok bool) {
 	l.callTimers()
 	timeout = -1
 	switch {
-	case len(l.posted) > 0:
+	case len(l.posted) > 0 || len(l.later) > 0:
 		timeout = 0 // sockets have their turn before
 	case l.users == 0:
 		l.end()

@@ -16,6 +16,7 @@ import (
 type looped struct {
 	at               atomic.Pointer[event.Loop] // nil: there are goroutines
 	client, upstream *event.Conn
+	waits            bool // for its turn to Work
 }
 
 func (l *looped) on() bool { return l.at.Load() != nil }
@@ -86,11 +87,16 @@ func (p *Pair) move(to *event.Loop) bool {
 			to.Heavy(1)
 		}
 	}
+	p.loop.waits = false
 	p.loop.at.Store(to)
 	to.Post(func() {
 		err := errors.Join(p.loop.client.Join(to), p.loop.upstream.Join(to))
 		to.Sleep()
-		p.settle(p.wait(lookInterval))
+		look := p.wait(lookInterval)
+		if limit := p.limit(); limit > 0 {
+			look = min(look, limit) // a side has broken off
+		}
+		p.settle(look)
 		if err != nil {
 			p.stop(err)
 		}
@@ -107,8 +113,35 @@ func (h *half) hold() {
 	}
 }
 
-// Ready does what can be done: a connection may be readable or writable, or gone.
+// Ready is told that a connection may be readable or writable, or gone. What that
+// means for bulk waits for its turn.
 func (p *Pair) Ready() {
+	if p.up.heavy || p.down.heavy {
+		p.later()
+		return
+	}
+	p.step()
+}
+
+// later has the Pair Work when it is its turn.
+func (p *Pair) later() {
+	if !p.loop.waits {
+		p.loop.waits = true
+		p.loop.at.Load().Later(p)
+	}
+}
+
+// Work does what can be done of bulk in a turn.
+func (p *Pair) Work(l *event.Loop) {
+	if p.loop.at.Load() != l {
+		return // it has moved
+	}
+	p.loop.waits = false
+	p.step()
+}
+
+// step does what can be done.
+func (p *Pair) step() {
 	if !p.up.step(p.loop.client, p.loop.upstream) || !p.down.step(p.loop.upstream, p.loop.client) {
 		return
 	}
@@ -150,7 +183,7 @@ func (h *half) step(src, dst *event.Conn) bool {
 			return false
 		}
 	}
-	h.pair.inLoop(h.pair.Ready)
+	h.pair.later()
 	return true
 }
 
