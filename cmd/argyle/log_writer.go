@@ -65,7 +65,7 @@ func (l *logWriter) run() {
 		_, _ = l.w.Write(b) // nowhere is left to tell of an error
 		time.Sleep(logDelay)
 		l.mu.Lock()
-		if spare = b; cap(spare) > 1<<20 {
+		if spare = b; cap(spare) > 64<<10 {
 			spare = nil
 		}
 		l.writing = false

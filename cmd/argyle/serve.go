@@ -172,6 +172,7 @@ func (s *service) drain() time.Duration {
 func (s *service) background(ctx context.Context) {
 	s.running.Go(func() { s.failed <- s.http.Serve(s.feed) })
 	s.running.Go(func() { s.watch(ctx) })
+	s.running.Go(func() { giveBack(ctx) })
 	s.running.Go(func() { systemd.RunWatchdog(ctx, s.alive) })
 	if s.ledger != nil {
 		s.ledger.OnError = func(err error) { s.log.Error("quotas are not written", "err", err) }

@@ -51,7 +51,7 @@ func TestCloseWhileAccepting(t *testing.T) {
 			<-accepted
 		}
 		s.Close()
-		if err := <-served; err != ErrServerClosed { //nolint:errorlint // it is that
+		if err := <-served; err != ErrServerClosed {
 			t.Error(err)
 		}
 		clients.Wait()
