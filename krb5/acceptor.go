@@ -35,9 +35,8 @@ type Acceptor struct {
 
 	// Service is the service that tickets must be for: a name such as rcmd,
 	// which stands for rcmd/HOST with every host in the keytab, or one
-	// principal, such as rcmd/gw.example.com. The realm may follow it, as
-	// @EXAMPLE.COM: then others in the keytab do not count. "" is rcmd
-	// (RFC 1961, section 3).
+	// principal, such as rcmd/gw.example.com. With a realm, as in
+	// rcmd@EXAMPLE.COM, it must be of that. "" is rcmd (RFC 1961, section 3).
 	Service string
 
 	// Skew is by how much a client's clock may differ; 0 is 5 minutes.
@@ -46,14 +45,13 @@ type Acceptor struct {
 	// Replays, if not nil, is shared with other acceptors.
 	Replays *Replays
 
-	// Log is told when the keytab can no longer be read, and the keys of
-	// before stay in use; nil discards it.
+	// Log is told what the operator should know; nil discards.
 	Log *slog.Logger
 
-	mu     sync.Mutex
-	loaded *keys
-	told   string // to Log
-	own    Replays
+	mu      sync.Mutex
+	loaded  *keys
+	trouble string // why the keytab cannot be read now
+	own     Replays
 }
 
 // defaultSkew is what RFC 4120, section 1.3, finds typical.
@@ -61,28 +59,19 @@ const defaultSkew = 5 * time.Minute
 
 func (a *Acceptor) skew() time.Duration { return cmp.Or(a.Skew, defaultSkew) }
 func (a *Acceptor) service() string     { return cmp.Or(a.Service, "rcmd") }
+func (a *Acceptor) log() *slog.Logger   { return cmp.Or(a.Log, slog.New(slog.DiscardHandler)) }
+func (a *Acceptor) replays() *Replays   { return cmp.Or(a.Replays, &a.own) }
 
 // path returns the keytab's.
 func (a *Acceptor) path() (string, error) {
 	return keytabPath(cmp.Or(a.Keytab, os.Getenv("KRB5_KTNAME"), "/etc/krb5.keytab"))
 }
 
-func (a *Acceptor) replays() *Replays {
-	if a.Replays != nil {
-		return a.Replays
-	}
-	return &a.own
-}
-
-// Check reads the keytab and returns an error if nobody could be accepted. A server
-// calls it when it starts: see [Replays].
+// Check reads the keytab and returns an error if nobody could be accepted. It
+// should be called at the start, since Replays remember from then on.
 func (a *Acceptor) Check() error {
-	a.replays().begin(time.Now())
-	k, err := a.keys()
-	if err != nil {
-		return err
-	}
-	return a.usable(k)
+	_, err := a.keys()
+	return err
 }
 
 // Principals returns the principals in the keytab that tickets may be for.
@@ -110,10 +99,10 @@ func (a *Acceptor) Realms() (realms []string) {
 
 func (a *Acceptor) serves(e *keyEntry) bool { return a.isService(e.name, e.realm) }
 
-// isService reports whether name is the service.
+// isService reports whether a principal is the service.
 func (a *Acceptor) isService(name []string, realm string) bool {
-	service, only, _ := strings.Cut(a.service(), "@")
-	if only != "" && only != realm {
+	service, only, has := strings.Cut(a.service(), "@")
+	if has && realm != only {
 		return false
 	}
 	if strings.Contains(service, "/") {
@@ -123,63 +112,70 @@ func (a *Acceptor) isService(name []string, realm string) bool {
 }
 
 // keys returns what is in the keytab. One that cannot be read now stays as it
-// was: whoever writes a keytab is not always careful. One that has no key of the
-// service any more is believed.
+// was, since whoever writes a keytab is not always careful; one that can be read
+// is taken at its word.
 func (a *Acceptor) keys() (*keys, error) {
 	path, err := a.path()
 	if err != nil {
 		return nil, err
 	}
+	a.replays().begin(time.Now())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.loaded != nil {
-		if info, err := os.Stat(path); err == nil && stampOf(info) == a.loaded.stamp {
-			a.told = ""
-			return a.loaded, nil
-		}
+	info, err := os.Stat(path)
+	if err != nil || a.loaded == nil || stampOf(info) != a.loaded.stamp {
+		err = a.load(path)
 	}
-	k, err := loadKeys(path)
-	switch {
-	case err == nil:
-		a.loaded, a.told = k, ""
-		if err := a.usable(k); err != nil {
-			a.warn("the keytab has changed: nobody is accepted now", err)
-		}
-	case a.loaded == nil:
+	if a.loaded == nil {
 		return nil, err
-	default:
-		a.warn("the keytab cannot be read: its keys of before stay in use", err)
 	}
-	return a.loaded, nil
+	a.warn(err)
+	return a.loaded, a.fit(a.loaded)
 }
 
-// warn tells something once. a.mu is held.
-func (a *Acceptor) warn(msg string, err error) {
-	if a.Log != nil && a.told != err.Error() {
-		a.Log.Warn(msg, "err", err)
+// load reads the keytab again. a.mu is held.
+func (a *Acceptor) load(path string) error {
+	k, err := loadKeys(path)
+	if err == nil || errors.Is(err, errNoKeys) {
+		a.loaded, err = k, nil
 	}
-	a.told = err.Error()
+	return err
 }
 
-// usable returns an error if the keys are of no use to the service.
-func (a *Acceptor) usable(k *keys) error {
-	if len(k.names(a.serves)) == 0 {
-		all := k.names(func(*keyEntry) bool { return true })
-		return fmt.Errorf("keytab %s: no key of the service %s, only of %s", k.path, a.service(), strings.Join(all, ", "))
+// warn tells, once, why the keytab cannot be read any more. a.mu is held.
+func (a *Acceptor) warn(err error) {
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
 	}
+	if err != nil && trouble != a.trouble {
+		a.log().Warn("the keytab cannot be read any more, and the keys that it had still count", "keytab", a.loaded.path, "err", err)
+	}
+	a.trouble = trouble
+}
+
+// fit returns an error if nobody can be accepted with the keys.
+func (a *Acceptor) fit(k *keys) error {
+	if len(k.entries) == 0 {
+		return fmt.Errorf("keytab %s: %w", k.path, errNoKeys)
+	}
+	found := false
 	for i := range k.entries {
 		if e := &k.entries[i]; a.serves(e) {
 			if _, err := checkKey(e.key); err == nil {
 				return nil
 			}
+			found = true
 		}
 	}
-	return fmt.Errorf("keytab %s: no key of %s is of AES", k.path, a.service())
+	if found {
+		return fmt.Errorf("keytab %s: no key of %s is of AES", k.path, a.service())
+	}
+	return fmt.Errorf("keytab %s: no key of the service %s, only of %s", k.path, a.service(), k.listNames())
 }
 
 // Accept begins a context with a client.
 func (a *Acceptor) Accept() *Context {
-	a.replays().begin(time.Now())
 	c := new(Context)
 	c.step = func(token []byte) ([]byte, error) { return a.accept(c, token) }
 	return c
@@ -211,7 +207,9 @@ func (a *Acceptor) accept(c *Context, token []byte) ([]byte, error) {
 		return nil, err
 	}
 	c.peer = principal(ticket.CName.NameString, ticket.CRealm)
-	c.groups = groupsOf(ticket, serviceKey)
+	if c.groups, err = groupsOf(ticket, serviceKey, a.log()); err != nil {
+		return nil, err
+	}
 	key := ticket.Key
 	if len(auth.SubKey.KeyValue) > 0 {
 		key = auth.SubKey
@@ -225,11 +223,9 @@ func (a *Acceptor) accept(c *Context, token []byte) ([]byte, error) {
 		return nil, errors.New("the AP-REQ and its authenticator do not agree on mutual authentication")
 	}
 	if flags&flagMutual == 0 {
-		// All that came of it can be sent again whole, as nothing in it is of
-		// this side, and what was seen before the start is not known any more.
-		if began := a.replays().since(); made(auth).Before(began) {
-			return nil, fmt.Errorf("the token of %s, without mutual authentication, is from before the start of this server at %s: the user should try again, if the clocks are right",
-				c.peer, format(began))
+		if !a.replays().cover(madeAt(auth), a.skew()) {
+			return nil, fmt.Errorf("the token of %s, without mutual authentication, may have been used before the start: "+
+				"such tokens are good from %v after it", c.peer, a.skew())
 		}
 		c.establish(key, true, false, theirs, theirs) // RFC 4121, section 4.1.1
 		return nil, nil
@@ -252,6 +248,9 @@ func parseRequest(b []byte, req *messages.APReq) error {
 	if again, err := req.Marshal(); err != nil || !bytes.Equal(again, b) {
 		return errors.New("the token has a malformed AP-REQ")
 	}
+	if err := checkLength("the service", req.Ticket.SName, req.Ticket.Realm); err != nil {
+		return err
+	}
 	if req.PVNO != version || req.Ticket.TktVNO != version {
 		return fmt.Errorf("the AP-REQ has version %d and a ticket of version %d, want %d", req.PVNO, req.Ticket.TktVNO, version)
 	}
@@ -261,7 +260,7 @@ func parseRequest(b []byte, req *messages.APReq) error {
 	mutual, none := types.NewKrbFlags(), types.NewKrbFlags()
 	types.SetFlag(&mutual, apflags.APOptionMutualRequired)
 	if o := req.APOptions; o.BitLength != 32 || !bytes.Equal(o.Bytes, mutual.Bytes) && !bytes.Equal(o.Bytes, none.Bytes) {
-		return fmt.Errorf("the AP-REQ has options %x that are not known", o.Bytes)
+		return fmt.Errorf("the AP-REQ has options %x that are not known", o.Bytes[:min(len(o.Bytes), 4)])
 	}
 	return nil
 }
@@ -269,9 +268,6 @@ func parseRequest(b []byte, req *messages.APReq) error {
 // ticket decrypts the ticket, says with which key, and looks whether it is good.
 func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, key types.EncryptionKey, err error) {
 	t := &req.Ticket
-	if isLong(t.SName.NameString, t.Realm) {
-		return nil, key, errors.New("the ticket is for a service with a name that is too long")
-	}
 	who := principal(t.SName.NameString, t.Realm)
 	if !a.isService(t.SName.NameString, t.Realm) {
 		return nil, key, fmt.Errorf("the ticket is for %s, and not for the service %s", who, a.service())
@@ -302,8 +298,8 @@ func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, ke
 	if err := part.Unmarshal(plain); err != nil {
 		return nil, key, errors.New("malformed ticket")
 	}
-	if isLong(part.CName.NameString, part.CRealm) {
-		return nil, key, errors.New("the client's name is too long")
+	if err := checkLength("the client", part.CName, part.CRealm); err != nil {
+		return nil, key, err
 	}
 	if slices.ContainsFunc(append(slices.Clone(part.CName.NameString), part.CRealm), hasControl) {
 		return nil, key, fmt.Errorf("the client's name %q has characters that no name should", part.CName.NameString)
@@ -314,17 +310,24 @@ func (a *Acceptor) ticket(req *messages.APReq) (part *messages.EncTicketPart, ke
 	return part, key, checkPath(part, t.Realm)
 }
 
-// maxName bounds names, which logs are to have.
-const maxName = 512
+// maxName bounds the length of principals. Those of services come from anybody,
+// and end up in the log.
+const maxName = 1024
 
-// isLong reports whether a name is longer than any that somebody has.
-func isLong(name []string, realm string) bool {
-	size := len(realm) + len(name)
-	for _, component := range name {
-		size += len(component)
+// checkLength returns an error for the name of a principal that is too long.
+func checkLength(whose string, name types.PrincipalName, realm string) error {
+	size := len(realm)
+	for _, component := range name.NameString {
+		size += 1 + len(component)
 	}
-	return size > maxName
+	if size > maxName {
+		return fmt.Errorf("the name of %s has %d bytes, want %d at most", whose, size, maxName)
+	}
+	return nil
 }
+
+// short returns the beginning of what may be long.
+func short(s string) string { return s[:min(len(s), 256)] }
 
 // hasControl reports whether a name has control characters in it.
 func hasControl(s string) bool {
@@ -340,7 +343,7 @@ func checkPath(part *messages.EncTicketPart, realm string) error {
 	}
 	if part.CRealm != realm && len(part.Transited.Contents) > 0 && !types.IsFlagSet(&part.Flags, apflags.TransitedPolicyChecked) {
 		return fmt.Errorf("the ticket of %s has come through the realms %q, and the KDC has not said that they may be trusted",
-			who, part.Transited.Contents)
+			who, short(string(part.Transited.Contents)))
 	}
 	return nil
 }
@@ -378,11 +381,14 @@ func (a *Acceptor) authenticator(req *messages.APReq, ticket *messages.EncTicket
 	if err := auth.Unmarshal(plain); err != nil {
 		return nil, fmt.Errorf("malformed authenticator of %s", who)
 	}
+	if err := checkLength("who presents the ticket of "+who, auth.CName, auth.CRealm); err != nil {
+		return nil, err
+	}
 	if !auth.CName.Equal(ticket.CName) || auth.CRealm != ticket.CRealm {
-		return nil, fmt.Errorf("the ticket of %s was presented by %.512s", who, principal(auth.CName.NameString, auth.CRealm))
+		return nil, fmt.Errorf("the ticket of %s was presented by %s", who, principal(auth.CName.NameString, auth.CRealm))
 	}
 	now := time.Now()
-	if off := made(auth).Sub(now); off.Abs() > a.skew() {
+	if off := madeAt(auth).Sub(now); off.Abs() > a.skew() {
 		side := "ahead of"
 		if off < 0 {
 			side = "behind"
@@ -396,8 +402,8 @@ func (a *Acceptor) authenticator(req *messages.APReq, ticket *messages.EncTicket
 	return auth, nil
 }
 
-// made returns when an authenticator was made.
-func made(auth *types.Authenticator) time.Time {
+// madeAt returns when the authenticator was made, by its client's clock.
+func madeAt(auth *types.Authenticator) time.Time {
 	return auth.CTime.Add(time.Duration(auth.Cusec) * time.Microsecond)
 }
 

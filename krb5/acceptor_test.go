@@ -2,12 +2,15 @@ package krb5_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/argyle-socks/argyle/internal/krbtest"
@@ -29,10 +32,33 @@ func TestAccept(t *testing.T) {
 			t.Error("a second step of an established context is no error")
 		}
 	}
-	c := (&krb5.Acceptor{Keytab: keytab}).Accept()
-	if reply, done, err := c.Step(krbtest.Token{NotMutual: true}.Make(t)); err != nil || !done || len(reply) > 0 {
-		t.Errorf("not mutual: %d bytes, %v, %v", len(reply), done, err)
-	}
+}
+
+// TestNotMutual has a token that proves nothing but itself: one that may have
+// been accepted before the start, by whatever clock, is not good.
+func TestNotMutual(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const skew = 5 * time.Minute
+		keytab := krbtest.Keytab(t, service)
+		a := &krb5.Acceptor{Keytab: keytab}
+		if err := a.Check(); err != nil {
+			t.Fatal(err)
+		}
+		before := krbtest.Token{NotMutual: true, Skew: skew}.Make(t)
+		time.Sleep(skew - time.Second)
+		for name, token := range map[string][]byte{"recorded": before, "new": krbtest.Token{NotMutual: true}.Make(t)} {
+			if _, _, err := a.Accept().Step(token); !matches("of alice@EXAMPLE.TEST, without mutual .* good from 5m0s after it", err) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, _, err := a.Accept().Step(krbtest.Token{}.Make(t)); err != nil {
+			t.Errorf("with mutual authentication: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if reply, done, err := a.Accept().Step(krbtest.Token{NotMutual: true}.Make(t)); err != nil || !done || len(reply) > 0 {
+			t.Errorf("later: %d bytes, %v, %v", len(reply), done, err)
+		}
+	})
 }
 
 // TestRefusals has a reason for each.
@@ -121,89 +147,107 @@ func TestRollover(t *testing.T) {
 	}
 }
 
-// A keytab that is gone stays in use, which is told; one without the service's keys
-// is believed.
-func TestWithdrawnKeytab(t *testing.T) {
+// TestWithdrawn takes the keytab away under a running acceptor.
+func TestWithdrawn(t *testing.T) {
 	keytab := krbtest.Keytab(t, service)
-	var log strings.Builder
-	a := &krb5.Acceptor{Keytab: keytab, Log: slog.New(slog.NewTextHandler(&log, nil))}
-	accepts := func() error {
-		_, _, err := a.Accept().Step(krbtest.Token{}.Make(t))
-		return err
-	}
-	if err := a.Check(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(keytab); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := accepts(); err != nil {
-			t.Error(err)
-		}
-	}
-	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
-		t.Errorf("%d warnings, want one:\n%s", n, log.String())
-	}
-	b, err := os.ReadFile(krbtest.Keytab(t, "host/localhost@EXAMPLE.TEST"))
+	whole, err := os.ReadFile(keytab)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(keytab, b, 0o600); err != nil {
+	other, err := os.ReadFile(krbtest.Keytab(t, "host/localhost@EXAMPLE.TEST"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := accepts(); !matches("ticket is for rcmd/localhost@EXAMPLE.TEST, of which keytab .* has no key", err) {
-		t.Errorf("with another service's keys: %v", err)
+	var log bytes.Buffer
+	a := &krb5.Acceptor{Keytab: keytab, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	if err := a.Check(); err != nil {
+		t.Fatal(err)
 	}
-	if err := a.Check(); err == nil {
-		t.Error("the check finds them good")
-	}
-	if n := strings.Count(log.String(), "level=WARN"); n != 2 {
-		t.Errorf("%d warnings, want two:\n%s", n, log.String())
+	warnings := 0
+	for _, test := range []struct {
+		name   string
+		keytab []byte // nil: the file is gone
+		warns  int
+		want   string
+	}{
+		{"as it was", whole, 0, ""},
+		{"gone", nil, 1, ""},
+		{"cut short", whole[:40], 1, ""},
+		{"back", whole, 0, ""},
+		{"gone again", nil, 1, ""},
+		{"of another service", other, 0, "no key of the service rcmd, only of host/localhost@EXAMPLE.TEST"},
+		{"gone from there", nil, 1, "no key of the service rcmd"},
+		{"empty", []byte("\x05\x02"), 0, "keytab .* has no keys"},
+		{"back again", whole, 0, ""},
+	} {
+		if err := os.Remove(keytab); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if test.keytab != nil {
+			if err := os.WriteFile(keytab, test.keytab, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			_, _, err := a.Accept().Step(krbtest.Token{}.Make(t))
+			if test.want == "" && err != nil || test.want != "" && !matches(test.want, err) {
+				t.Errorf("%s: %v, want %q", test.name, err, test.want)
+			}
+		}
+		warnings += test.warns
+		if got := strings.Count(log.String(), "cannot be read any more"); got != warnings {
+			t.Errorf("%s: %d warnings, want %d:\n%s", test.name, got, warnings, &log)
+		}
 	}
 }
 
-// What can be sent again whole is refused if it is older than what is remembered.
-func TestBeforeStart(t *testing.T) {
-	keytab := krbtest.Keytab(t, service)
-	old := krbtest.Token{NotMutual: true, Skew: -time.Minute}
-	a := &krb5.Acceptor{Keytab: keytab}
-	if _, _, err := a.Accept().Step(old.Make(t)); !matches("is from before the start of this server", err) {
-		t.Errorf("got %v", err)
-	}
-	if _, _, err := a.Accept().Step(krbtest.Token{NotMutual: true, Skew: time.Minute}.Make(t)); err != nil {
-		t.Errorf("a new one: %v", err)
-	}
-	if _, _, err := a.Accept().Step(krbtest.Token{Skew: -time.Minute}.Make(t)); err != nil {
-		t.Errorf("with mutual authentication: %v", err)
-	}
-}
-
-func TestServiceOfRealm(t *testing.T) {
+// TestServiceWithRealm has services of one realm.
+func TestServiceWithRealm(t *testing.T) {
 	keytab := krbtest.Keytab(t, service, "rcmd/localhost@OTHER.TEST")
-	for _, name := range []string{"rcmd@EXAMPLE.TEST", "rcmd/localhost@EXAMPLE.TEST"} {
-		a := &krb5.Acceptor{Keytab: keytab, Service: name}
-		if got := fmt.Sprint(a.Principals()); got != "[rcmd/localhost@EXAMPLE.TEST]" {
-			t.Errorf("%s stands for %s", name, got)
+	for service, principals := range map[string]string{
+		"rcmd":                        "[rcmd/localhost@EXAMPLE.TEST rcmd/localhost@OTHER.TEST]",
+		"rcmd@EXAMPLE.TEST":           "[rcmd/localhost@EXAMPLE.TEST]",
+		"rcmd/localhost@EXAMPLE.TEST": "[rcmd/localhost@EXAMPLE.TEST]",
+	} {
+		a := &krb5.Acceptor{Keytab: keytab, Service: service}
+		if got := fmt.Sprint(a.Principals()); got != principals {
+			t.Errorf("%s is %s, want %s", service, got, principals)
 		}
 		if _, _, err := a.Accept().Step(krbtest.Token{}.Make(t)); err != nil {
-			t.Error(err)
+			t.Errorf("%s: %v", service, err)
 		}
-		other := krbtest.Token{Service: "rcmd/localhost@OTHER.TEST"}
-		if _, _, err := a.Accept().Step(other.Make(t)); !matches("ticket is for rcmd/localhost@OTHER.TEST, and not for the service "+name, err) {
-			t.Errorf("a ticket of another realm: %v", err)
+		_, _, err := a.Accept().Step(krbtest.Token{Service: "rcmd/localhost@OTHER.TEST"}.Make(t))
+		if both := service == "rcmd"; both != (err == nil) {
+			t.Errorf("%s, and a ticket of the other realm: %v", service, err)
 		}
 	}
 }
 
-// Names are to be logged: who has no ticket at all does not choose how long.
+// TestLongNames has names that anybody can send, ticket or not.
 func TestLongNames(t *testing.T) {
-	a := &krb5.Acceptor{Keytab: krbtest.Keytab(t, service)}
-	long := strings.Repeat("x", 60_000)
-	for _, w := range []krbtest.Token{{Service: long + "@EXAMPLE.TEST"}, {Client: long + "@EXAMPLE.TEST"}, {Presenter: long + "@EXAMPLE.TEST"}} {
-		if _, _, err := a.Accept().Step(w.Make(t)); err == nil || len(err.Error()) > 2000 {
-			t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
+	keytab := krbtest.Keytab(t, service)
+	long := strings.Repeat("x", 20000)
+	for _, token := range []krbtest.Token{
+		{Service: long + "@EXAMPLE.TEST"},
+		{Service: "rcmd/" + long + "@EXAMPLE.TEST"},
+		{Service: "rcmd/localhost@" + long},
+		{Service: "rcmd" + strings.Repeat("/", 3000) + "@EXAMPLE.TEST"},
+		{Client: long + "@EXAMPLE.TEST"},
+		{Client: "alice@" + long},
+		{Presenter: long + "@EXAMPLE.TEST"},
+	} {
+		_, _, err := (&krb5.Acceptor{Keytab: keytab}).Accept().Step(token.Make(t))
+		if !matches("the name of .* has [0-9]+ bytes, want 1024 at most", err) || len(err.Error()) > 200 {
+			t.Errorf("%.300v", err)
 		}
+	}
+	var many []string
+	for n := range 100 {
+		many = append(many, fmt.Sprintf("rcmd/host%d@EXAMPLE.TEST", n))
+	}
+	_, _, err := (&krb5.Acceptor{Keytab: krbtest.Keytab(t, many...)}).Accept().Step(krbtest.Token{}.Make(t))
+	if !matches("only of rcmd/host0@EXAMPLE.TEST, .* and 95 more", err) {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package krb5
 
 import (
+	"crypto/aes"
 	"crypto/hmac"
 	"errors"
 	"fmt"
@@ -185,10 +186,8 @@ func (c *Context) Unwrap(token []byte, ordered bool) (msg []byte, conf bool, err
 	}
 	conf = h.flags&sealed != 0
 	body := token[headerSize:]
-	// Nothing protects the count: one that does more than go round is not taken
-	// for its remainder (RFC 4121, section 4.2.5).
-	if h.right > 0 && int(h.right) >= len(body) {
-		return nil, false, fmt.Errorf("token of %d bytes that is rotated by %d", len(body), h.right)
+	if err := s.long(body, conf); err != nil {
+		return nil, conf, err
 	}
 	rotateLeft(body, int(h.right))
 	if conf {
@@ -221,6 +220,23 @@ func (s *side) header(token []byte, id tokenID) (header, error) {
 	return h, nil
 }
 
+// long returns an error if a body is shorter than that of an empty message. Of
+// such a one nothing is rotated. s.mu is held.
+func (s *side) long(body []byte, conf bool) error {
+	e, err := checkKey(s.key)
+	if err != nil {
+		return err
+	}
+	least := e.macSize
+	if conf {
+		least += aes.BlockSize + headerSize
+	}
+	if len(body) < least {
+		return fmt.Errorf("token of %d bytes, want %d or more: %w", headerSize+len(body), headerSize+least, errTooShort)
+	}
+	return nil
+}
+
 // openSealed decrypts the message, which is followed by fillers and the header.
 func (s *side) openSealed(h header, body []byte) ([]byte, error) {
 	if err := s.needSeals(); err != nil {
@@ -232,7 +248,7 @@ func (s *side) openSealed(h header, body []byte) ([]byte, error) {
 	}
 	end := len(plain) - headerSize - int(h.extra)
 	if end < 0 {
-		return nil, fmt.Errorf("token: %w", errTooShort)
+		return nil, fmt.Errorf("token with %d fillers: %w", h.extra, errTooShort)
 	}
 	h.right = 0
 	inner := [headerSize]byte(plain[len(plain)-headerSize:])
@@ -248,7 +264,7 @@ func (s *side) openSummed(h header, body []byte) ([]byte, error) {
 	if err := s.needWraps(); err != nil {
 		return nil, err
 	}
-	if int(h.extra) != s.wraps.macSize || len(body) < s.wraps.macSize {
+	if int(h.extra) != s.wraps.macSize {
 		return nil, fmt.Errorf("token with a checksum of %d bytes, want %d", h.extra, s.wraps.macSize)
 	}
 	msg, sum := body[:len(body)-s.wraps.macSize], body[len(body)-s.wraps.macSize:]

@@ -43,10 +43,54 @@ func TestWrap(t *testing.T) {
 	}
 }
 
+// TestRotation has tokens of every length rotated by what MIT and Windows do:
+// by trailer, by fillers and trailer, by more than there is, by anything
+// (RFC 4121, section 4.2.5).
+func TestRotation(t *testing.T) {
+	for _, e := range enctypes {
+		for size := range 40 {
+			msg := bytes.Repeat([]byte("m"), size)
+			for _, conf := range []bool{false, true} {
+				initiator, acceptor := pairOf(e)
+				for _, n := range []int{0, 1, e.macSize, 28, 44, headerSize + e.macSize, 2*headerSize + e.macSize, 255, 256, 1000, 65535} {
+					for _, ends := range [][2]*Context{{initiator, acceptor}, {acceptor, initiator}} {
+						token, err := ends[0].Wrap(nil, msg, conf)
+						if err != nil {
+							t.Fatal(err)
+						}
+						rotate(token, n)
+						if got, _, err := ends[1].Unwrap(token, true); err != nil || !bytes.Equal(got, msg) {
+							t.Fatalf("%s, conf %v, %d bytes rotated by %d: %q, %v", e.name, conf, size, n, got, err)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestTooShort has tokens with too little in them for any message, whatever they say of their rotation.
+func TestTooShort(t *testing.T) {
+	for _, conf := range []bool{false, true} {
+		initiator, acceptor := pairOf(enctypes[1])
+		token, err := initiator.Wrap(nil, nil, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := headerSize; n < len(token); n++ {
+			short := bytes.Clone(token[:n])
+			copy(short[6:], []byte{0, 28})
+			if _, _, err := acceptor.Unwrap(short, true); !matches(fmt.Sprintf("token of %d bytes, want %d or more: too short", n, len(token)), err) {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+		}
+	}
+}
+
 // rotate rotates a Wrap token as Windows does (RFC 4121, section 4.2.5).
 func rotate(token []byte, n int) {
 	body := token[headerSize:]
-	token[7] = byte(n)
+	token[6], token[7] = byte(n>>8), byte(n)
 	n %= len(body)
 	copy(body, append(bytes.Clone(body[len(body)-n:]), body[:len(body)-n]...))
 }

@@ -3,7 +3,10 @@ package krb5
 import (
 	"bytes"
 	"encoding/binary"
+	"log/slog"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,16 +16,29 @@ import (
 	"github.com/jcmturner/gokrb5/v8/types"
 )
 
-// TestGroups has a certificate that an Active Directory has made.
-func TestGroups(t *testing.T) {
-	certificate := unhex(t, testdata.MarshaledPAC_AD_WIN2K_PAC)
+// directory returns a certificate that an Active Directory has made, the key of
+// the service that it is for, and a ticket of its owner without it.
+func directory(t testing.TB) (certificate []byte, key types.EncryptionKey, owner messages.EncTicketPart) {
+	t.Helper()
 	entries, err := parseKeytab(unhex(t, testdata.KEYTAB_SYSHTTP_TEST_GOKRB5))
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := slices.IndexFunc(entries, func(e keyEntry) bool { return e.kvno == 2 && e.key.KeyType == 18 })
-	key := entries[at].key
-	groups := groupsOf(ticketWith(t, certificate), key)
+	owner.CName.NameString = []string{"testuser1"}
+	owner.CRealm = "TEST.GOKRB5"
+	owner.AuthTime = time.Date(2017, 5, 6, 15, 53, 11, 0, time.UTC)
+	return unhex(t, testdata.MarshaledPAC_AD_WIN2K_PAC), entries[at].key, owner
+}
+
+// TestGroups has a certificate that an Active Directory has made.
+func TestGroups(t *testing.T) {
+	certificate, key, owner := directory(t)
+	log := slog.New(slog.DiscardHandler)
+	groups, err := groupsOf(ticketWith(t, owner, certificate), key, log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []string{
 		"S-1-5-21-3167651404-3865080224-2280184895-513",  // the domain's users
 		"S-1-5-21-3167651404-3865080224-2280184895-1108", // a group of this user
@@ -31,74 +47,142 @@ func TestGroups(t *testing.T) {
 			t.Errorf("%s is not among %v", want, groups)
 		}
 	}
-	if groups := groupsOf(ticketWith(t, certificate), enctypes[1].newKey()); groups != nil {
-		t.Errorf("signed with another key: %v", groups)
-	}
 	for i := range certificate {
 		b := bytes.Clone(certificate)
 		b[i] ^= 4
 		// The KDC's own signature is for the KDC.
-		if got := groupsOf(ticketWith(t, b), key); got != nil && !slices.Equal(got, groups) {
-			t.Errorf("byte %d changed: %v", i, got)
+		if got, err := groupsOf(ticketWith(t, owner, b), key, log); err != nil || got != nil && !slices.Equal(got, groups) {
+			t.Errorf("byte %d changed: %v, %v", i, got, err)
 		}
-		_ = groupsOf(ticketWith(t, certificate[:i]), key) // no panic
-	}
-	for what, change := range map[string]func(*messages.EncTicketPart){
-		"somebody else": func(part *messages.EncTicketPart) { part.CName.NameString[0] = "testuser2" },
-		"another login": func(part *messages.EncTicketPart) { part.AuthTime = part.AuthTime.Add(time.Second) },
-	} {
-		part := ticketWith(t, certificate)
-		change(part)
-		if groups := groupsOf(part, key); groups != nil {
-			t.Errorf("of %s: %v", what, groups)
+		if got, err := groupsOf(ticketWith(t, owner, certificate[:i]), key, log); got != nil || err != nil {
+			t.Errorf("%d bytes: %v, %v", i, got, err)
 		}
 	}
-	if groups := groupsOf(new(messages.EncTicketPart), key); groups != nil {
-		t.Errorf("without a certificate: %v", groups)
+	if groups, err := groupsOf(&owner, key, log); groups != nil || err != nil {
+		t.Errorf("without a certificate: %v, %v", groups, err)
 	}
 }
 
+// TestGroupsNotSigned has a certificate that another key has signed.
+func TestGroupsNotSigned(t *testing.T) {
+	certificate, _, owner := directory(t)
+	var log bytes.Buffer
+	groups, err := groupsOf(ticketWith(t, owner, certificate), enctypes[1].newKey(), slog.New(slog.NewTextHandler(&log, nil)))
+	if groups != nil || err != nil || !strings.Contains(log.String(), "not signed with the service's key") {
+		t.Errorf("%v, %v, log %s", groups, err, &log)
+	}
+}
+
+// TestGroupsOfAnother has certificates that are good, and of somebody else.
+func TestGroupsOfAnother(t *testing.T) {
+	certificate, key, owner := directory(t)
+	for want, change := range map[string]func(*messages.EncTicketPart){
+		`ticket of eve@TEST.GOKRB5: its certificate of groups is of "testuser1"`: func(p *messages.EncTicketPart) { p.CName.NameString = []string{"eve"} },
+		"of another login": func(p *messages.EncTicketPart) { p.AuthTime = p.AuthTime.Add(time.Second) },
+	} {
+		other := owner
+		change(&other)
+		if groups, err := groupsOf(ticketWith(t, other, certificate), key, slog.New(slog.DiscardHandler)); groups != nil || !matches(want, err) {
+			t.Errorf("%v, %v, want %s", groups, err, want)
+		}
+	}
+}
+
+// TestGroupsBounded has counts that nothing stands behind, signed or not.
+func TestGroupsBounded(t *testing.T) {
+	certificate, key, owner := directory(t)
+	c, err := parseCertificate(certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logon := c[bufferLogon]
+	for at := 0; at+4 <= len(certificate); at += 4 {
+		b := bytes.Clone(certificate)
+		binary.LittleEndian.PutUint32(b[at:], 0x0fffffff)
+		tickets := []*messages.EncTicketPart{ticketWith(t, owner, b)}
+		if at+4 <= len(logon) {
+			b := bytes.Clone(logon)
+			binary.LittleEndian.PutUint32(b[at:], 0x0fffffff)
+			tickets = append(tickets, ticketWith(t, owner, signed(t, key, c[bufferClient], b)))
+		}
+		for _, ticket := range tickets {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, _ = groupsOf(ticket, key, slog.New(slog.DiscardHandler))
+			runtime.ReadMemStats(&after)
+			if got := after.TotalAlloc - before.TotalAlloc; got > 64*uint64(len(certificate)) {
+				t.Errorf("a count at %d: %d bytes for %d", at, got, len(certificate))
+			}
+		}
+	}
+}
+
+// FuzzGroups has bytes as a whole certificate, and as the groups of a signed one.
+func FuzzGroups(f *testing.F) {
+	certificate, key, owner := directory(f)
+	c, err := parseCertificate(certificate)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(certificate, []byte(nil))
+	f.Add(c[bufferLogon], c[bufferClient])
+	f.Fuzz(func(t *testing.T, b, client []byte) {
+		log := slog.New(slog.DiscardHandler)
+		if groups, err := groupsOf(ticketWith(t, owner, b), key, log); err != nil || groups != nil && !bytes.Equal(b[:8], certificate[:8]) {
+			t.Errorf("without the signature: %v, %v", groups, err)
+		}
+		_, _ = groupsOf(ticketWith(t, owner, signed(t, key, client, b)), key, log)
+		groups, err := groupsOf(ticketWith(t, owner, signed(t, key, c[bufferClient], b)), key, log)
+		size := 0
+		for _, group := range groups {
+			size += len(group)
+		}
+		if err != nil && groups != nil || size > 32*len(b) {
+			t.Errorf("%d bytes are groups of %d, %v", len(b), size, err)
+		}
+	})
+}
+
+// signed makes a certificate with a good signature.
+func signed(t testing.TB, key types.EncryptionKey, client, logon []byte) []byte {
+	t.Helper()
+	etype, err := checkKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := append(binary.LittleEndian.AppendUint32(nil, uint32(etype.checksumID())), make([]byte, etype.macSize)...)
+	buffers := []struct {
+		kind uint32
+		b    []byte
+	}{{bufferServerSignature, signature}, {bufferKDCSignature, signature}, {bufferClient, client}, {bufferLogon, logon}}
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(buffers)))
+	at := 8 + 16*len(buffers)
+	for _, buffer := range buffers {
+		b = binary.LittleEndian.AppendUint32(b, buffer.kind)
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(buffer.b)))
+		b = binary.LittleEndian.AppendUint64(b, uint64(at))
+		at += len(buffer.b)
+	}
+	place := len(b) + 4
+	for _, buffer := range buffers {
+		b = append(b, buffer.b...)
+	}
+	s, err := newSummer(key, usageSignature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(b[place:], s.checksum(b))
+	return b
+}
+
 // ticketWith is a ticket with a certificate.
-func ticketWith(t *testing.T, certificate []byte) *messages.EncTicketPart {
+func ticketWith(t testing.TB, ticket messages.EncTicketPart, certificate []byte) *messages.EncTicketPart {
 	t.Helper()
 	const ifRelevant, win2kPAC = 1, 128
 	inner, err := asn1.Marshal(types.AuthorizationData{{ADType: win2kPAC, ADData: certificate}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &messages.EncTicketPart{
-		CName:             types.NewPrincipalName(1, "testuser1"),
-		AuthTime:          time.Date(2017, 5, 6, 15, 53, 11, 0, time.UTC), // as it has it
-		AuthorizationData: types.AuthorizationData{{ADType: ifRelevant, ADData: inner}},
-	}
-}
-
-// FuzzPAC has certificates with and without a good signature.
-func FuzzPAC(f *testing.F) {
-	certificate := unhex(f, testdata.MarshaledPAC_AD_WIN2K_PAC)
-	key := enctypes[1].newKey()
-	f.Add(certificate, true)
-	f.Add(certificate, false)
-	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
-		if c, err := parseCertificate(b); err == nil && sign {
-			b = signed(t, c, key)
-		}
-		_ = groupsOf(ticketWith(t, b), key)
-	})
-}
-
-// signed returns a certificate with the signature of key, if it has room for one.
-func signed(t *testing.T, c *certificate, key types.EncryptionKey) []byte {
-	mine := c.buffers[serverSignature]
-	if len(mine) < 16 {
-		return c.bytes
-	}
-	binary.LittleEndian.PutUint32(mine, uint32(enctypes[1].checksumID()))
-	c.isSigned(key) // puts in zeros
-	sums, err := newSummer(key, usageChecksum)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(mine[4:], sums.checksum(c.bytes))
-	return c.bytes
+	ticket.AuthorizationData = types.AuthorizationData{{ADType: ifRelevant, ADData: inner}}
+	return &ticket
 }

@@ -72,7 +72,7 @@ type keyEntry struct {
 // String returns the principal.
 func (e *keyEntry) String() string { return principal(e.name, e.realm) }
 
-// loadKeys reads a keytab.
+// loadKeys reads a keytab. With errNoKeys there is one, too.
 func loadKeys(path string) (*keys, error) {
 	b, stamp, err := readFile(path)
 	if err != nil {
@@ -80,12 +80,15 @@ func loadKeys(path string) (*keys, error) {
 	}
 	k := &keys{path: path, stamp: stamp}
 	if k.entries, err = parseKeytab(b); err != nil {
-		return nil, fmt.Errorf("keytab %s: %w", path, err)
+		return k, fmt.Errorf("keytab %s: %w", path, err)
 	}
 	return k, nil
 }
 
-var errNoKeytab = errors.New("not a keytab, or cut short")
+var (
+	errNoKeytab = errors.New("not a keytab, or cut short")
+	errNoKeys   = errors.New("has no keys")
+)
 
 // parseKeytab reads the entries of a keytab of version 2, of which every
 // program has written for twenty years. Errors show nothing of the keys.
@@ -111,7 +114,7 @@ func parseKeytab(b []byte) (entries []keyEntry, err error) {
 		return nil, errNoKeytab
 	}
 	if len(entries) == 0 {
-		return nil, errors.New("has no keys")
+		return nil, errNoKeys
 	}
 	return entries, nil
 }
@@ -138,11 +141,21 @@ func parseKey(c *cursor) (e keyEntry) {
 func (k *keys) names(match func(*keyEntry) bool) []string {
 	var names []string
 	for i := range k.entries {
-		if e := &k.entries[i]; match(e) && !slices.Contains(names, e.String()) {
-			names = append(names, e.String())
+		if e := &k.entries[i]; match(e) {
+			names = add(names, e.String())
 		}
 	}
 	return names
+}
+
+// listNames returns some of the principals in words.
+func (k *keys) listNames() string {
+	const most = 5
+	names := k.names(func(*keyEntry) bool { return true })
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 // errNoKey is in the error of a ticket that no key opens.
@@ -189,8 +202,7 @@ func (k *keys) find(name []string, realm string, kvno uint32, etype *enctype) (f
 	case len(realms) > 0:
 		return nil, &errNoKey{fmt.Sprintf("the ticket is from the wrong realm, %s; keytab %s is of %s", realm, k.path, strings.Join(realms, ", "))}
 	}
-	all := k.names(func(*keyEntry) bool { return true })
-	return nil, &errNoKey{fmt.Sprintf("the ticket is for %s, of which keytab %s has no key, only of %s", who, k.path, strings.Join(all, ", "))}
+	return nil, &errNoKey{fmt.Sprintf("the ticket is for %s, of which keytab %s has no key, only of %s", who, k.path, k.listNames())}
 }
 
 // sameVersion compares the version in a keytab, whose older form keeps 8 bits

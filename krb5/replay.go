@@ -8,32 +8,32 @@ import (
 
 // Replays remembers the authenticators that were accepted, so that none is
 // accepted twice (RFC 4120, section 3.2.3). The zero value is ready; acceptors
-// may share one, and should if one takes over from another.
-//
-// What was accepted before it began, when its first acceptor was asked to Check or
-// Accept, it does not know. Contexts without mutual authentication, which can be sent
-// again whole, are therefore refused if they were made before.
+// may share one, and should if one takes over from another. What was accepted
+// before there was one it does not know: a client that proves no more than its
+// token does, since it wants no mutual authentication, must have made the token
+// later.
 type Replays struct {
 	mu       sync.Mutex
-	began    time.Time
+	begun    time.Time
 	now, old map[[16]byte]struct{}
 	turned   time.Time
 }
 
-// begin notes the time if it is the first.
+// begin notes when r begins to remember.
 func (r *Replays) begin(at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.began.IsZero() {
-		r.began = at
+	if r.begun.IsZero() {
+		r.begun = at
 	}
 }
 
-// since returns when it began.
-func (r *Replays) since() time.Time {
+// cover reports whether an authenticator cannot have been accepted before r
+// began. It was made at that time by a clock that may be ahead by skew.
+func (r *Replays) cover(made time.Time, skew time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.began
+	return !r.begun.IsZero() && made.After(r.begun.Add(skew))
 }
 
 // first reports whether an authenticator comes for the first time within the

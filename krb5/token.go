@@ -126,11 +126,12 @@ func parseHeader(b []byte, want tokenID) (h header, err error) {
 	return h, nil
 }
 
-// rotateLeft undoes the rotation of a Wrap token where it is.
+// rotateLeft undoes the rotation of a Wrap token where it is. Windows rotates by
+// what its trailer has, which may be all of a short token and more: any count
+// must be understood (RFC 4121, section 4.2.5). Nothing protects the count, nor
+// need it: a wrong one gives other bytes, and one that is a whole turn off the
+// very same.
 func rotateLeft(b []byte, n int) {
-	if len(b) == 0 {
-		return
-	}
 	if n %= len(b); n > 0 {
 		head := append([]byte(nil), b[:n]...)
 		copy(b, b[n:])

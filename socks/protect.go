@@ -115,16 +115,7 @@ func (c *protectedConn) release() {
 
 // next reads one message, or what comes of it before the deadline.
 func (c *protectedConn) next() error {
-	// An abort has two bytes, and nothing after them.
-	if err := c.fill(c.head[:2]); err != nil {
-		return err
-	}
-	if wire.TokenType(c.head[1]) != wire.Abort {
-		if err := c.fill(c.head[:]); err != nil {
-			return err
-		}
-	}
-	h, n, err := wire.ParseTokenHeader(c.head[:])
+	h, n, err := c.header()
 	switch {
 	case err != nil:
 		return err
@@ -146,6 +137,18 @@ func (c *protectedConn) next() error {
 		c.release()
 	}
 	return err
+}
+
+// header reads the header of a message, and no more of it than there is: a
+// refusal has only two bytes.
+func (c *protectedConn) header() (h wire.TokenHeader, n int, err error) {
+	for n, err = 2, wire.ErrShort; errors.Is(err, wire.ErrShort); {
+		if err := c.fill(c.head[:n]); err != nil {
+			return h, n, err
+		}
+		h, n, err = wire.ParseTokenHeader(c.head[:n])
+	}
+	return h, n, err
 }
 
 // fill reads until b is full, of which c.have bytes have been read.

@@ -164,6 +164,9 @@ func (c *checker) gssapi() {
 		return
 	}
 	const path = "auth.gssapi"
+	if s := g.Service; s != "" && !servicePattern.MatchString(s) {
+		c.fail(path+".service", "%s: want a service such as rcmd, or a principal such as rcmd/gw.example.com; @ and a realm may follow", quote(s))
+	}
 	if g.Principals != nil && len(g.Principals) == 0 {
 		c.fail(path+".principals", "an empty list: nobody could log in; leave the key out for those of the keytab's realms")
 	}
@@ -181,6 +184,9 @@ func (c *checker) gssapi() {
 		}
 	}
 }
+
+// servicePattern is a service, with its host and its realm or without.
+var servicePattern = regexp.MustCompile(`^[^@/\s]+(/[^@/\s]+)*(@[^@/\s]+)?$`)
 
 func (c *checker) principal(path, p string) {
 	if at := strings.LastIndexByte(p, '@'); at < 1 || at == len(p)-1 {

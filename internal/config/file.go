@@ -72,7 +72,7 @@ type Authentication struct {
 // GSSAPI is authentication by Kerberos tickets.
 type GSSAPI struct {
 	Keytab     string            `yaml:"keytab" doc:"file with the service's keys; if absent that of KRB5_KTNAME, or /etc/krb5.keytab"`
-	Service    string            `yaml:"service" doc:"service that tickets are for: a name, or a whole principal such as rcmd/gw.example.com; @REALM may follow; rcmd if absent"`
+	Service    string            `yaml:"service" doc:"service that tickets are for: a name, or a whole principal such as rcmd/gw.example.com, and @ and its realm if only tickets of that are taken; rcmd if absent"`
 	Level      Level             `yaml:"level" doc:"least protection of what follows: clear, integrity or confidentiality; or clear-only, which protects nothing, whatever is asked for, as curl needs it; clear if absent"`
 	Principals []string          `yaml:"principals" doc:"who may log in: principals, * is any text; those of the keytab's realms if absent"`
 	Map        map[string]string `yaml:"map" doc:"user names by principal; * is any text, and in the name what it stood for; the whole principal where none matches"`
@@ -82,7 +82,7 @@ type GSSAPI struct {
 // Users are those who have a password.
 type Users struct {
 	File   string              `yaml:"file" short:"true" doc:"users file (see argyle passwd)"`
-	Groups map[string][]string `yaml:"groups" doc:"users by group; *@REALM is everybody of a realm, sid:S-1-5-… a group of Active Directory"`
+	Groups map[string][]string `yaml:"groups" doc:"users by group; *@REALM is everybody with a ticket of a realm, sid:S-1-5-… a group of Active Directory"`
 }
 
 // Upstream is a way out: a chain of proxies, a group to choose from, or direct.
@@ -139,7 +139,7 @@ type Rule struct {
 	Name      string    `yaml:"name" doc:"what logs and explain call it"`
 	Client    []string  `yaml:"client" doc:"client networks or set:NAME"`
 	Listener  []string  `yaml:"listener" doc:"names of listeners"`
-	User      []string  `yaml:"user" doc:"user names; * is anybody who is known, *@REALM anybody of a realm"`
+	User      []string  `yaml:"user" doc:"user names; * is anybody who is known, *@REALM anybody with a ticket of a realm"`
 	Group     []string  `yaml:"group" doc:"groups of users"`
 	Auth      []Auth    `yaml:"auth" doc:"how the client made itself known: none, password, certificate, gssapi, uid"`
 	Command   []Command `yaml:"command" doc:"connect, bind, udp, and bind-reply, udp-reply for what comes back; the first three if absent"`

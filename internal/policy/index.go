@@ -122,8 +122,20 @@ func (x *index) concerns(q *question) bool {
 	return s.left.first() >= 0
 }
 
+// ofRealm returns what the members of the realm of a request's user are called,
+// as *@EXAMPLE.COM. Only a ticket says that somebody is of a realm: a name with
+// an @ that a certificate or a password has may be an e-mail address.
+func ofRealm(req *argyle.Request) (name string, ok bool) {
+	at := strings.LastIndexByte(req.User, '@')
+	if req.Auth != argyle.AuthGSSAPI || at < 0 {
+		return "", false
+	}
+	return "*" + req.User[at:], true
+}
+
 // Members calls yield with what a request's user may be called in a group: by
-// name, by realm, as *@EXAMPLE.COM, and by the groups that authentication told.
+// name, by realm, as *@EXAMPLE.COM, if a ticket tells it, and by the groups that
+// authentication told.
 func Members(req *argyle.Request) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		user := req.User
@@ -134,7 +146,7 @@ func Members(req *argyle.Request) iter.Seq[string] {
 		if !strings.HasPrefix(user, "sid:") && !yield(user) {
 			return
 		}
-		if realm, ok := realmOf(req); ok && !yield(realm) {
+		if realm, ok := ofRealm(req); ok && !yield(realm) {
 			return
 		}
 		for _, group := range req.Groups {
@@ -143,17 +155,6 @@ func Members(req *argyle.Request) iter.Seq[string] {
 			}
 		}
 	}
-}
-
-// realmOf returns the realm of a user who has shown a ticket, as *@EXAMPLE.COM. What
-// only looks like a principal, as an address of e-mail in a certificate does, is
-// in none.
-func realmOf(req *argyle.Request) (realm string, ok bool) {
-	at := strings.LastIndexByte(req.User, '@')
-	if at < 0 || req.Auth != argyle.AuthGSSAPI {
-		return "", false
-	}
-	return "*" + req.User[at:], true
 }
 
 // askAboutAllButHost leaves the rules whose conditions on all but the host of
@@ -185,7 +186,7 @@ func (x *index) askAboutClient(q *question, s *scratch) {
 		if user := q.req.User; user != "" {
 			x.users.match(s.held, user)
 			x.users.match(s.held, "*")
-			if realm, ok := realmOf(q.req); ok {
+			if realm, ok := ofRealm(q.req); ok {
 				x.users.match(s.held, realm)
 			}
 		}

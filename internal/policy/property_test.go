@@ -48,7 +48,7 @@ var world = struct {
 		time.Date(2026, 11, 23, 0, 30, 0, 0, time.UTC), time.Date(2026, 11, 22, 23, 30, 0, 0, time.UTC), // Monday, Sunday
 		time.Date(2026, 11, 28, 12, 0, 59, 0, time.UTC), time.Date(2026, 11, 25, 5, 59, 0, 0, time.UTC),
 	},
-	auth: []argyle.Auth{argyle.AuthNone, argyle.AuthPassword, argyle.AuthUID},
+	auth: []argyle.Auth{argyle.AuthNone, argyle.AuthPassword, argyle.AuthUID, argyle.AuthGSSAPI},
 }
 
 func addrs(texts string) (all []netip.Addr) {

@@ -26,7 +26,7 @@ type Rule struct {
 	ClientSets []string
 
 	Inbounds []string      // names of listeners
-	Users    []string      // "*" is anybody who has authenticated, "*@REALM" who has shown a ticket of the realm
+	Users    []string      // "*" is anybody who has authenticated, "*@REALM" one of the realm, by AuthGSSAPI
 	Groups   []string      // keys of Policy.Groups
 	Auth     []argyle.Auth // how the client is known; "" is not at all
 	Commands []Command     // none: connect, bind and udp

@@ -160,15 +160,25 @@ func blackHole(t testing.TB) string {
 // nowhere is an address where nobody listens.
 func nowhere(t testing.TB) string {
 	t.Helper()
-	return "127.0.0.1:" + func() string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		_, port, _ := net.SplitHostPort(ln.Addr().String())
-		return port
-	}()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	// The port of a client's side is nobody else's as long as it is connected.
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		server.Close()
+	})
+	return client.LocalAddr().String()
 }
 
 // A black hole, of any protocol, has its share of the time once.
