@@ -241,12 +241,12 @@ func TestLongNames(t *testing.T) {
 			t.Errorf("%.300v", err)
 		}
 	}
-	var many []string
-	for n := range 100 {
-		many = append(many, fmt.Sprintf("rcmd/host%d@EXAMPLE.TEST", n))
+	var many []krbtest.Key
+	for n := range 12 {
+		many = append(many, krbtest.Key{Service: fmt.Sprintf("rcmd/host%d@EXAMPLE.TEST", n), Password: "x", Etype: 18, KVNO: 1})
 	}
-	_, _, err := (&krb5.Acceptor{Keytab: krbtest.Keytab(t, many...)}).Accept().Step(krbtest.Token{}.Make(t))
-	if !matches("only of rcmd/host0@EXAMPLE.TEST, .* and 95 more", err) {
+	_, _, err := (&krb5.Acceptor{Keytab: krbtest.KeytabOf(t, many...)}).Accept().Step(krbtest.Token{}.Make(t))
+	if !matches("only of rcmd/host0@EXAMPLE.TEST, .* and 7 more", err) {
 		t.Error(err)
 	}
 }

@@ -128,7 +128,7 @@ func (c *protectedConn) next() error {
 	if c.buf == nil {
 		c.buf = tokens.Get().(*[tokenHeader + wire.MaxToken]byte)
 	}
-	if err := c.fill(c.buf[:size]); err != nil {
+	if err := c.fill(c.buf[:size], size); err != nil {
 		return err
 	}
 	c.have = 0
@@ -139,27 +139,29 @@ func (c *protectedConn) next() error {
 	return err
 }
 
-// header reads the header of a message, and no more of it than there is: a
+// header reads the header of a message, and waits for no more than it needs: a
 // refusal has only two bytes.
 func (c *protectedConn) header() (h wire.TokenHeader, n int, err error) {
-	for n, err = 2, wire.ErrShort; errors.Is(err, wire.ErrShort); {
-		if err := c.fill(c.head[:n]); err != nil {
+	for {
+		h, n, err = wire.ParseTokenHeader(c.head[:min(c.have, tokenHeader)])
+		if !errors.Is(err, wire.ErrShort) {
 			return h, n, err
 		}
-		h, n, err = wire.ParseTokenHeader(c.head[:n])
+		if err := c.fill(c.head[:], n); err != nil {
+			return h, n, err
+		}
 	}
-	return h, n, err
 }
 
-// fill reads until b is full, of which c.have bytes have been read.
-func (c *protectedConn) fill(b []byte) error {
-	for c.have < len(b) {
+// fill reads into b, of which c.have bytes have been read, until it has least.
+func (c *protectedConn) fill(b []byte, least int) error {
+	for c.have < least {
 		n, err := c.Conn.Read(b[c.have:])
 		c.have += n
 		if err == io.EOF && c.have > 0 {
 			err = io.ErrUnexpectedEOF
 		}
-		if err != nil && c.have < len(b) {
+		if err != nil && c.have < least {
 			return err
 		}
 	}
