@@ -1,131 +1,127 @@
 package krb5
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
-	"slices"
-	"strings"
 	"testing"
 )
 
+// settingsOf reads a krb5.conf without others.
 func settingsOf(text string) (*settings, error) {
-	r := profileReader{into: make(profile)}
-	if err := r.text("krb5.conf", text, 0); err != nil {
+	all, err := parseProfile("krb5.conf", text, func(string, bool) ([]relation, error) { return nil, errors.New("no other file") })
+	if err != nil {
 		return nil, err
 	}
-	return newSettings(r.into, slog.New(slog.DiscardHandler))
+	return newSettings(all, slog.New(slog.DiscardHandler))
 }
 
-func TestConfigRealms(t *testing.T) {
-	for name, text := range map[string]string{
-		"two sections":  "[realms]\n A = {\n  kdc = a\n }\n[libdefaults]\n default_realm = A\n[realms]\n B = {\n  kdc = b:89\n }\n",
-		"in pieces":     "[realms]\n B = {\n  kdc = b:89\n }\n A = {\n }\n A = {\n  kdc = a\n }\n",
-		"one line":      "[realms]\n A = { kdc = a }\n B = { kdc = b:89 }\n",
-		"subsections":   "[realms]\n A = {\n  auth_to_local_names = {\n   kdc = x\n  }\n  kdc = a\n }\n B = {\n  kdc = b:89\n  v4_instance_convert = {\n   a = b\n  }\n }\n",
-		"comments":      "; c\n[realms] # c\n# c\n A = { # c\n  kdc = a\n }\n B = {\n  kdc = b:89\n }\n",
-		"final":         "[realms]*\n A = {\n  kdc = a*\n }*\n B = {\n  kdc* = b:89\n }\n",
-		"protocols":     "[realms]\n A = {\n  kdc = tcp/a:88\n }\n B = {\n  kdc = udp/b:89\n }\n",
-		"quotes":        "[realms]\n A = {\n  kdc = \"a\"\n }\n B = {\n  kdc = \"b:89\"\n }\n",
-		"module before": "module /usr/lib/x.so:p\n[realms]\n A = {\n  kdc = a\n }\n B = {\n  kdc = b:89\n }\n",
-		"rules":         "[realms]\n A = {\n  kdc = a\n  auth_to_local = RULE:[1:$1@$0](.*@A)s/@.*//\n }\n B = {\n  kdc = b:89\n }\n[capaths]\n A = {\n  B = .\n }\n",
+func TestSettings(t *testing.T) {
+	const types = "[18 17 20 19]"
+	for _, test := range []struct{ name, text, want string }{
+		{"none", "", " map[] map[] " + types + types},
+		{"two sections", "[realms]\n A = {\n  kdc = a\n }\n[libdefaults]\n default_realm = A\n[realms]\n B = {\n  kdc = b\n }\n A = {\n kdc = c\n}", "A map[A:[a:88 c:88] B:[b:88]] map[] " + types + types},
+		{"one line", "[realms]\n A = { kdc = b }\n B = {}\n", " map[A:[b:88]] map[] " + types + types},
+		{"brace alone", "[realms]\n A =\n {\n kdc = b\n}*\n", " map[A:[b:88]] map[] " + types + types},
+		{"subsection of defaults", "[libdefaults]\n A = {\n default_realm = A\n default_tkt_enctypes = rc4\n }\n default_realm = B\n default_realm = C", "B map[] map[] " + types + types},
+		{"subsection of a realm", "[realms]\n A = {\n auth_to_local_names = {\n  kdc = x\n }\n auth_to_local = RULE:[1:$1@$0](.{3}@A)s/@.*//\n kdc = b\n }", " map[A:[b:88]] map[] " + types + types},
+		{"addresses", "[realms]\n A = {\n kdc = [::1]:90\n kdc = [::2]\n kdc = ::3\n kdc = tcp/k:1\n kdc = https://k/p\n kdc = \"q\" # quoted\n}", " map[A:[[::1]:90 [::2]:88 [::3]:88 k:1 q:88]] map[] " + types + types},
+		{"domains", "[domain_realm]\n .A.test = A\n a.test = B\n a.test = C", " map[] map[.a.test:A a.test:B] " + types + types},
+		{"comments", "; c\n[libdefaults] # d\n# e\n default_realm = A ; f\n[realms]* \n A = { # g\n kdc = b # h\n }\n", "A map[A:[b:88]] map[] " + types + types},
+		{"a bad value", "[libdefaults]\n ticket_lifetime = ever\n forwardable = perhaps\n default_realm = A", "A map[] map[] " + types + types},
+		{"permitted", "[libdefaults]\n permitted_enctypes = aes256-cts-hmac-sha384-192 aes128-cts-hmac-sha256-128 rc4\n", " map[] map[] [20 19][20 19]"},
+		{"aliases", "[libdefaults]\n permitted_enctypes = AES128-sha2,aes256-sha2, aes256-sha1 aes128-sha1\n default_tkt_enctypes = aes256-cts,aes128-sha2", " map[] map[] [18 19][19 20 18 17]"},
+		{"family", "[libdefaults]\n permitted_enctypes = aes -aes128-cts camellia\n", " map[] map[] [18 20 19][18 20 19]"},
+		{"default", "[libdefaults]\n default_tgs_enctypes = DEFAULT -aes256-sha1 +rc4", " map[] map[] [18 17 20 19][17 20 19]"},
 	} {
-		s, err := settingsOf(text)
+		s, err := settingsOf(test.text)
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", test.name, err)
 			continue
 		}
-		if want := map[string][]string{"A": {"a:88"}, "B": {"b:89"}}; !reflect.DeepEqual(s.kdcs, want) {
-			t.Errorf("%s: %v, want %v", name, s.kdcs, want)
+		d := s.LibDefaults
+		if got := fmt.Sprint(d.DefaultRealm, " ", s.realms, " ", s.domains, " ", d.DefaultTktEnctypeIDs, "", d.DefaultTGSEnctypeIDs); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+		if !d.DNSLookupKDC {
+			t.Errorf("%s: no KDC is looked up", test.name)
 		}
 	}
-	s, err := settingsOf("[realms]\n A = {\n  kdc = [::1]\n  kdc = [::2]:89\n }\n[domain_realm]\n gw.example.test = A\n .Example.test = B\n other.test = C\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := []string{"[::1]:88", "[::2]:89"}; !slices.Equal(s.kdcs["A"], want) {
-		t.Errorf("%v, want %v", s.kdcs["A"], want)
-	}
-	for host, want := range map[string]string{
-		"gw.example.test": "A", "GW.example.test.": "A", "a.b.example.test": "B", "example.test": "", "x.other.test": "C", "test": "",
-	} {
-		if got := s.realmOf(host); got != want {
-			t.Errorf("the realm of %s is %q, want %q", host, got, want)
-		}
+	if s, err := settingsOf("[libdefaults]\ndns_lookup_kdc = no"); err != nil || s.LibDefaults.DNSLookupKDC {
+		t.Error("KDCs are looked up", err)
 	}
 }
 
-func TestConfigTypes(t *testing.T) {
-	for text, want := range map[string][]int32{
-		"": {18, 17, 20, 19},
-		"permitted_enctypes = aes256-cts-hmac-sha384-192 aes128-cts-hmac-sha256-128": {20, 19},
-		"permitted_enctypes = aes256-sha2, aes128-sha2,rc4-hmac":                     {20, 19},
-		"permitted_enctypes = aes":                     {18, 17, 20, 19},
-		"permitted_enctypes = DEFAULT -aes128-cts":     {18, 20, 19},
-		"default_tgs_enctypes = aes256-cts,aes128-cts": {18, 17},
-		"default_tgs_enctypes = aes256-cts,aes128-cts\n permitted_enctypes = aes128-sha1 aes256-sha2": {17},
-		"A = {\n  default_tgs_enctypes = aes256-cts\n }":                                              {18, 17, 20, 19},
-	} {
-		s, err := settingsOf("[libdefaults]\n " + text + "\n")
-		if err != nil {
-			t.Errorf("%s: %v", text, err)
-		} else if got := s.LibDefaults.DefaultTGSEnctypeIDs; !slices.Equal(got, want) {
-			t.Errorf("%s: %v, want %v", text, got, want)
-		}
-	}
-}
-
-// What is wrong is told with its place.
-func TestConfigErrors(t *testing.T) {
+func TestMalformedSettings(t *testing.T) {
 	for text, want := range map[string]string{
-		"[libdefaults]\n permitted_enctypes = rc4-hmac\n":    "krb5.conf:2: permitted_enctypes = rc4-hmac",
-		"[libdefaults]\n what\n":                             `krb5.conf:2: "what", want KEY = VALUE`,
-		"[realms]\n A = {\n  kdc = a\n":                      "krb5.conf:2: A = { has no end",
-		"[realms]\n A = {\n  kdc = https://a/KdcProxy\n }\n": "krb5.conf:3: kdc = https://a/KdcProxy: want HOST",
-		"[realms]\n A = {\n  kdc = a:0\n }\n":                "krb5.conf:3: kdc = a:0: port",
-		"[realms\n":                                          "krb5.conf:1: ",
-		"a = b\n":                                            "krb5.conf:1: ",
-		"[realms]\n }\n":                                     "krb5.conf:2: ",
+		"a = b":                                   `krb5.conf:1: "a = b" before the first section, want \[name\]`,
+		"[libdefaults\n":                          `krb5.conf:1: section \[libdefaults, want \[name\]`,
+		"\n[realms]\n foo\n":                      `krb5.conf:3: "foo", want name = value`,
+		"[realms]\n }\n":                          `krb5.conf:2: a } without its {`,
+		"[realms]\n A = {\n kdc = b":              `krb5.conf:3: the file ends inside of realms, A, want }`,
+		"[realms]\n A = {\n[libdefaults]\n":       `krb5.conf:3: section \[libdefaults\] inside of realms, A, want }`,
+		"[realms]\n A =\n kdc = b\n":              `krb5.conf:3: "kdc = b" after A =, want {`,
+		"include x":                               `krb5.conf:1: cannot include: no other file`,
+		"[libdefaults]\npermitted_enctypes = rc4": `krb5.conf:2: permitted_enctypes is "rc4", want a permitted encryption type of AES`,
 	} {
-		if _, err := settingsOf(text); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := settingsOf(text); !matches("^"+want, err) {
 			t.Errorf("%q: %v, want %s", text, err, want)
 		}
 	}
 }
 
-func TestConfigInclude(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"krb5.conf": "includedir " + dir + "/d\ninclude " + dir + "/more\n[libdefaults]\n default_realm = A\n",
-		"d/one":     "[libdefaults]\n default_realm = B\n[realms]\n B = {\n  kdc = b\n }\n",
-		"d/.hidden": "nonsense",
-		"more":      "[realms]\n C = {\n  kdc = c\n }\n",
-		"loop":      "include " + dir + "/loop\n",
-	} {
-		_ = os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700)
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, err := loadSettings(dir+"/krb5.conf:"+dir+"/none", slog.New(slog.DiscardHandler))
+func TestRealmOf(t *testing.T) {
+	s, err := settingsOf("[domain_realm]\n gw.a.test = HOST\n .a.test = A\n b.test = B\n .test = TEST")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.LibDefaults.DefaultRealm != "B" || len(s.kdcs) != 2 {
-		t.Errorf("the realm is %s, the KDCs are %v", s.LibDefaults.DefaultRealm, s.kdcs)
-	}
-	if _, err := loadSettings(dir+"/loop", slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a file that includes itself is taken")
+	for host, want := range map[string]string{
+		"GW.a.test.": "HOST", "x.gw.a.test": "HOST", "x.a.test": "A", "a.test": "TEST", "x.b.test": "B", "b.test": "B", "test": "", "": "",
+	} {
+		if got := s.realmOf(host); got != want {
+			t.Errorf("%s: %q, want %q", host, got, want)
+		}
 	}
 }
 
-func FuzzConfig(f *testing.F) {
-	f.Add("[libdefaults]\n default_realm = A\n ticket_lifetime = 1d 2h\n[realms]\n A = {\n  kdc = \"a\"\n }\n B = { kdc = b }\n")
-	f.Fuzz(func(_ *testing.T, text string) {
-		if strings.Contains(text, "include") {
-			return // files of this machine
+// TestIncludes has sections that end with the file that they are in.
+func TestIncludes(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
 		}
-		_, _ = settingsOf(text)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("d/a.conf", "[realms]\n A = {\n kdc = a\n }\n")
+	write("d/.hidden.conf", "nonsense")
+	write("d/b.conf~", "nonsense")
+	one := write("one", "[libdefaults]\ninclude "+write("two", "[realms]\n A = {\n kdc = two\n }\n")+"\n default_realm = A\nincludedir "+dir+"/d\n")
+	s, err := loadSettings(filepath.Join(dir, "none")+":"+one, slog.New(slog.DiscardHandler))
+	if err != nil || fmt.Sprint(s.realms, s.LibDefaults.DefaultRealm) != "map[A:[two:88 a:88]]A" {
+		t.Errorf("%v, %+v", err, s)
+	}
+	loop := write("loop", "include "+filepath.Join(dir, "loop")+"\n")
+	if _, err := loadSettings(loop, slog.New(slog.DiscardHandler)); !matches("more than 10 files include one another", err) {
+		t.Error(err)
+	}
+	if _, err := loadSettings(write("lost", "include "+filepath.Join(dir, "none")), slog.New(slog.DiscardHandler)); !matches("lost:1: cannot include: .*none", err) {
+		t.Error(err)
+	}
+}
+
+func FuzzSettings(f *testing.F) {
+	f.Add("[realms]\n A = { kdc = b }\n[libdefaults]\n permitted_enctypes = aes, -aes128-cts\n ticket_lifetime = 1d\n[domain_realm]\n .a = A\n")
+	f.Add("[a]\n b =\n {\n c = \"\\\"\"\n}*\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if s, err := settingsOf(text); err == nil {
+			_ = s.realmOf(text)
+		}
 	})
 }

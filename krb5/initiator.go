@@ -49,19 +49,19 @@ type Initiator struct {
 	// Log is told of lines in krb5.conf that are left out; nil discards it.
 	Log *slog.Logger
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what follows, and is held while nobody waits
 	settings *settings
 	cached   *cache
-	path     string // of cached
-	stamp    stamp
+	path     string             // of cached
+	info     os.FileInfo        // of cached
 	got      map[string]*ticket // by principal: those that the KDC gave
 	flights  map[string]*flight // by principal: those that it is asked for
 }
 
 // Initiate begins a context with a service, which is on host unless it is
-// written as rcmd/gw.example.com, and in the realm that krb5.conf or the user's
-// KDC says, unless that is written after it, with an @. It gets a ticket, which may take a word with
-// the KDC. The first step of the context gives the token for the service.
+// written as rcmd/gw.example.com. With @REALM at its end, the service must be of
+// that realm. It gets a ticket, which may take a word with the KDC. The first
+// step of the context gives the token for the service.
 func (i *Initiator) Initiate(ctx context.Context, service, host string) (*Context, error) {
 	t, client, err := i.ticket(ctx, service, host)
 	if err != nil {
@@ -72,6 +72,27 @@ func (i *Initiator) Initiate(ctx context.Context, service, host string) (*Contex
 	return c, nil
 }
 
+// CheckService reports what is wrong with the name of a service as [Initiator]
+// takes it.
+func CheckService(service string) error {
+	_, _, err := parseService(service, "localhost")
+	return err
+}
+
+// parseService returns the principal of a service on a host; its realm is "" if
+// it is not said.
+func parseService(service, host string) (name []string, realm string, err error) {
+	text, realm, hasRealm := strings.Cut(service, "@")
+	name = strings.Split(text, "/")
+	if slices.Contains(name, "") || len(name) > 2 || hasRealm && (realm == "" || strings.Contains(realm, "@")) {
+		return nil, "", fmt.Errorf("service %q, want a name, as rcmd, or a principal, as rcmd/gw.example.com, with or without @REALM", service)
+	}
+	if len(name) == 1 {
+		name = append(name, strings.ToLower(strings.TrimSuffix(host, ".")))
+	}
+	return name, realm, nil
+}
+
 // who is a client.
 type who struct {
 	name  types.PrincipalName
@@ -80,168 +101,36 @@ type who struct {
 
 func (w who) String() string { return principal(w.name.NameString, w.realm) }
 
-// ticket returns a ticket for the service: of those that are there, or of the KDC,
-// which is asked once for all callers that wait for the same.
+// ticket returns a ticket for the service.
 func (i *Initiator) ticket(ctx context.Context, service, host string) (*ticket, who, error) {
-	service, realm, _ := strings.Cut(service, "@")
-	name := strings.Split(service, "/")
-	if len(name) == 1 {
-		name = append(name, strings.ToLower(strings.TrimSuffix(host, ".")))
+	name, realm, err := parseService(service, host)
+	if err != nil {
+		return nil, who{}, err
 	}
-	i.mu.Lock()
 	s, err := i.config()
 	if err != nil {
-		i.mu.Unlock()
+		return nil, who{}, err
+	}
+	agent := &agent{settings: s, dial: i.DialContext}
+	client, tgt, cached, err := i.credentials(ctx, agent)
+	if err != nil {
 		return nil, who{}, err
 	}
 	realm = cmp.Or(realm, s.realmOf(name[1]))
-	id, err := i.identity(s)
-	if err != nil {
-		i.mu.Unlock()
-		return nil, who{}, err
-	}
-	key := principal(name, realm) + " " + id.client.String()
-	t := id.cached(name, realm)
-	if got := i.got[key]; t == nil && got.good() && time.Since(got.got) < keepTime {
-		t = got
-	}
-	if t != nil {
-		i.mu.Unlock()
-		return t, id.client, nil
-	}
-	f := i.flights[key]
-	if f == nil {
-		f = i.fly(ctx, key, func(ctx context.Context) (*ticket, error) {
-			return i.ask(ctx, &agent{settings: s, dial: i.DialContext}, id, name, realm, key)
-		})
-	}
-	f.waiters++
-	i.mu.Unlock()
-	t, err = i.wait(ctx, f)
-	return t, id.client, err
-}
-
-// A flight is an exchange with KDCs that callers wait for.
-type flight struct {
-	waiters int // guarded by the initiator's mu
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when the rest is set
-	ticket  *ticket
-	err     error
-}
-
-// fly begins a flight, which goes on as long as anybody waits for it. i.mu is held.
-func (i *Initiator) fly(ctx context.Context, key string, ask func(context.Context) (*ticket, error)) *flight {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &flight{cancel: cancel, done: make(chan struct{})}
-	if i.flights == nil {
-		i.flights = make(map[string]*flight)
-	}
-	i.flights[key] = f
-	go func() {
-		defer close(f.done)
-		defer cancel()
-		f.ticket, f.err = ask(ctx)
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		if i.flights[key] == f {
-			delete(i.flights, key)
-		}
-	}()
-	return f
-}
-
-func (i *Initiator) wait(ctx context.Context, f *flight) (*ticket, error) {
-	select {
-	case <-f.done:
-		return f.ticket, f.err
-	case <-ctx.Done():
-	}
-	i.mu.Lock()
-	f.waiters--
-	last := f.waiters == 0
-	if last {
-		for key, other := range i.flights {
-			if other == f {
-				delete(i.flights, key) // nobody is to join it any more
-			}
+	if cached != nil {
+		if t := cached.find(name, realm); t != nil {
+			return t, client, nil
 		}
 	}
-	i.mu.Unlock()
-	if !last {
-		return nil, fmt.Errorf("the KDC has not answered: %w", ctx.Err())
-	}
-	f.cancel()
-	select {
-	case <-f.done:
-		if f.err == nil {
-			return f.ticket, nil
-		}
-		return nil, fmt.Errorf("%w: %w", ctx.Err(), f.err) // it knows which KDC
-	case <-time.After(patience): // DNS does not notice
-		return nil, fmt.Errorf("the KDC has not answered, nor DNS where it is: %w", ctx.Err())
-	}
-}
-
-// patience is how long what was cancelled may take to say so.
-const patience = 200 * time.Millisecond
-
-// ask gets a ticket from the KDC, after a login if that is needed.
-func (i *Initiator) ask(ctx context.Context, a *agent, id identity, name []string, realm, key string) (*ticket, error) {
-	tgt := id.tgt
-	if id.key != nil {
-		var err error
-		if tgt, err = i.login(ctx, a, id); err != nil {
-			return nil, err
-		}
-	}
-	t, err := a.service(ctx, id.client, tgt, name, realm)
-	if err != nil {
-		return nil, err
-	}
-	i.mu.Lock()
-	i.keep(key, t)
-	i.mu.Unlock()
-	return t, nil
-}
-
-// login returns a ticket-granting ticket by a key.
-func (i *Initiator) login(ctx context.Context, a *agent, id identity) (*ticket, error) {
-	key := "krbtgt " + id.client.String()
-	i.mu.Lock()
-	t := i.got[key]
-	i.mu.Unlock()
-	if t.good() {
-		return t, nil
-	}
-	t, err := a.login(ctx, id.client, id.key)
-	if err != nil {
-		return nil, err
-	}
-	i.mu.Lock()
-	i.keep(key, t)
-	i.mu.Unlock()
-	return t, nil
-}
-
-// keepTime is how long a ticket for a service is kept: for no longer does one
-// stay in use that is of a key that the service has renewed.
-const keepTime = 5 * time.Minute
-
-// keep keeps a ticket for the next time. i.mu is held.
-func (i *Initiator) keep(key string, t *ticket) {
-	for k, old := range i.got {
-		if !old.good() {
-			delete(i.got, k)
-		}
-	}
-	if i.got == nil {
-		i.got = make(map[string]*ticket)
-	}
-	i.got[key] = t
+	t, err := i.shared(ctx, agent, principal(name, realm)+" "+client.String(), func(ctx context.Context) (*ticket, error) {
+		return agent.service(ctx, client, tgt, name, realm)
+	})
+	return t, client, err
 }
 
 func (i *Initiator) config() (*settings, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	if i.settings == nil {
 		log := i.Log
 		if log == nil {
@@ -256,73 +145,77 @@ func (i *Initiator) config() (*settings, error) {
 	return i.settings, nil
 }
 
-// An identity is who the client is, with what shows it.
-type identity struct {
-	client who
-	cache  *cache    // nil: there is a key
-	tgt    *ticket   // of the cache; nil if that has tickets for services only
-	key    *keyEntry // to log in with
-}
-
-// cached returns the ticket that the cache has.
-func (id *identity) cached(name []string, realm string) *ticket {
-	if id.cache == nil {
-		return nil
-	}
-	return id.cache.find(name, realm)
-}
-
-// identity returns who the client is now. i.mu is held.
-func (i *Initiator) identity(s *settings) (identity, error) {
+// credentials returns who the client is, its ticket-granting ticket, which may
+// be nil if the cache has tickets for services only, and the cache, if it is used.
+func (i *Initiator) credentials(ctx context.Context, a *agent) (who, *ticket, *cache, error) {
 	if i.Keytab != "" {
-		return i.keyIdentity(s, i.Keytab)
+		client, tgt, err := i.login(ctx, a, i.Keytab)
+		return client, tgt, nil, err
 	}
-	err := i.readCache(s)
+	c, err := i.readCache(a.settings)
 	if err == nil {
-		id := identity{client: who{i.cached.client, i.cached.realm}, cache: i.cached}
-		id.tgt = i.cached.find([]string{"krbtgt", id.client.realm}, id.client.realm)
-		if id.tgt != nil || slices.ContainsFunc(i.cached.tickets, (*ticket).good) {
-			return id, nil
+		client := who{c.client, c.realm}
+		tgt := c.find([]string{"krbtgt", client.realm}, client.realm)
+		if tgt != nil || slices.ContainsFunc(c.tickets, (*ticket).good) {
+			return client, tgt, c, nil
 		}
-		err = fmt.Errorf("the tickets of %s in %s have expired: get a new one with kinit", id.client, i.path)
+		err = fmt.Errorf("the tickets of %s in the credential cache have expired: get a new one with kinit", client)
 	}
 	if path := os.Getenv("KRB5_CLIENT_KTNAME"); path != "" {
-		return i.keyIdentity(s, path)
+		client, tgt, err := i.login(ctx, a, path)
+		return client, tgt, nil, err
 	}
-	return identity{}, err
+	return who{}, nil, nil, err
 }
 
-// keyIdentity returns who the client is by the keys in a keytab.
-func (i *Initiator) keyIdentity(s *settings, name string) (id identity, err error) {
+// readCache reads the credential cache if it has changed. What was got by
+// another one is forgotten: it may be another user's.
+func (i *Initiator) readCache(s *settings) (*cache, error) {
+	path, err := cachePath(cmp.Or(i.Cache, cacheName(s)))
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	info, err := os.Stat(path)
+	if err != nil {
+		info = nil
+	}
+	if path != i.path || !unchanged(i.info, info) {
+		i.cached, i.got, i.flights = nil, nil, nil
+		i.path, i.info = path, info
+	}
+	if i.cached == nil {
+		i.cached, _, err = loadCache(path)
+		return i.cached, err
+	}
+	return i.cached, nil
+}
+
+// unchanged reports whether a file is what it was; nil is none.
+func unchanged(was, is os.FileInfo) bool {
+	if was == nil || is == nil {
+		return was == nil && is == nil
+	}
+	return os.SameFile(was, is) && stampOf(was) == stampOf(is)
+}
+
+// login returns a ticket-granting ticket by the keys in a keytab.
+func (i *Initiator) login(ctx context.Context, a *agent, name string) (who, *ticket, error) {
 	path, err := keytabPath(name)
 	if err != nil {
-		return id, err
+		return who{}, nil, err
 	}
 	k, err := loadKeys(path)
 	if err != nil {
-		return id, err
+		return who{}, nil, err
 	}
-	id.client, id.key, err = k.client(i.Principal, s.LibDefaults.DefaultTktEnctypeIDs)
-	return id, err
-}
-
-// readCache reads the credential cache if it has changed. i.mu is held.
-func (i *Initiator) readCache(s *settings) error {
-	path, err := cachePath(cmp.Or(i.Cache, cacheName(s)))
+	client, entry, err := k.client(i.Principal, a.settings.LibDefaults.DefaultTktEnctypeIDs)
 	if err != nil {
-		return err
+		return who{}, nil, err
 	}
-	if info, err := os.Stat(path); err == nil && i.cached != nil && path == i.path && stampOf(info) == i.stamp {
-		return nil
-	}
-	i.cached = nil
-	c, stamp, err := loadCache(path)
-	if err != nil {
-		return err
-	}
-	i.cached, i.path, i.stamp = c, path, stamp
-	i.got = nil // they may be another user's
-	return nil
+	t, err := i.shared(ctx, a, "krbtgt "+client.String(), func(ctx context.Context) (*ticket, error) { return a.login(ctx, client, entry) })
+	return client, t, err
 }
 
 // client returns the principal whose keys are to be used, and its newest key

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jcmturner/gofork/encoding/asn1"
@@ -25,7 +26,8 @@ import (
 // section 7.2).
 type agent struct {
 	*settings
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	asking atomic.Pointer[string] // whom, for errors of those who wait
 }
 
 // login gets a ticket-granting ticket by a key (RFC 4120, section 3.1), with
@@ -84,7 +86,8 @@ func preferring(ids []int32, first int32) []int32 {
 const maxReferrals = 5
 
 // service gets a ticket for a service (RFC 4120, section 3.3). If realm is "",
-// the user's KDC says where the service is, by referrals (RFC 6806, section 8).
+// the user's KDC says where the service is, by referrals (RFC 6806, section 8);
+// else they must lead to that realm.
 func (a *agent) service(ctx context.Context, client who, tgt *ticket, name []string, realm string) (*ticket, error) {
 	if tgt == nil {
 		return nil, fmt.Errorf("the credential cache has no ticket for %s, nor one to get it with: get one with kinit", principal(name, realm))
@@ -105,7 +108,7 @@ func (a *agent) service(ctx context.Context, client who, tgt *ticket, name []str
 		}
 		if len(t.server) != 2 || t.server[0] != "krbtgt" {
 			if realm != "" && t.realm != realm {
-				return nil, fmt.Errorf("ticket for %s: referrals have led to %s instead", principal(name, realm), principal(t.server, t.realm))
+				return nil, fmt.Errorf("the KDC refers to %s, and %s is wanted", principal(t.server, t.realm), principal(name, realm))
 			}
 			return t, nil
 		}
@@ -222,15 +225,22 @@ const maxAnswer = 1 << 20
 // ask sends a request to the KDCs of a realm, one after the other until one
 // answers. A refusal is an answer, but of one that is behind.
 func (a *agent) ask(ctx context.Context, realm string, req []byte) ([]byte, error) {
-	kdcs, err := a.kdcsOf(ctx, realm)
+	asking := "the KDC of " + realm
+	a.asking.Store(&asking)
+	kdcs, err := a.kdcs(ctx, realm)
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for _, kdc := range kdcs {
+		asking := fmt.Sprintf("the KDC %s of %s", kdc, realm)
+		a.asking.Store(&asking)
 		answer, err := a.askOne(ctx, kdc, req)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", kdc, err))
+			if ctx.Err() != nil {
+				break
+			}
 			continue
 		}
 		var refusal messages.KRBError
@@ -257,7 +267,7 @@ func (a *agent) askOne(ctx context.Context, kdc string, req []byte) ([]byte, err
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(req))), req...)); err != nil {
-		return nil, err
+		return nil, cmp.Or(ctx.Err(), err)
 	}
 	var size [4]byte
 	if _, err := io.ReadFull(conn, size[:]); err != nil {

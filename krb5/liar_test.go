@@ -2,9 +2,7 @@ package krb5
 
 import (
 	"cmp"
-	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -283,84 +281,6 @@ func TestSharedTickets(t *testing.T) {
 	}
 }
 
-// A KDC that is silent keeps nobody longer than it does the first, and is named.
-func TestSilentKDC(t *testing.T) {
-	path, _ := liarKeytab(t, "alice")
-	kdc := liarKDC(t, func([]byte) []byte { return nil })
-	i := &Initiator{Keytab: path, Principal: "alice", Config: oneRealm(t, kdc, "")}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	var callers sync.WaitGroup
-	for range 4 {
-		callers.Go(func() {
-			_, err := i.Initiate(ctx, "rcmd", "localhost")
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "KDC") {
-				t.Errorf("got %v, want the deadline, and what was waited for", err)
-			}
-		})
-	}
-	callers.Wait()
-	if _, err := i.Initiate(t.Context(), "rcmd", "localhost"); err == nil || !strings.Contains(err.Error(), kdc) {
-		t.Errorf("got %v, want an error that names %s", err, kdc)
-	}
-}
-
-// DNS that is silent keeps nobody, either.
-func TestSilentDNS(t *testing.T) {
-	path, _ := liarKeytab(t, "alice")
-	old := net.DefaultResolver
-	var pipes []net.Conn
-	var mu sync.Mutex
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		a, b := net.Pipe()
-		mu.Lock()
-		defer mu.Unlock()
-		pipes = append(pipes, a, b)
-		go io.Copy(io.Discard, b)
-		return a, nil
-	}}
-	defer func() {
-		net.DefaultResolver = old
-		mu.Lock()
-		defer mu.Unlock()
-		for _, p := range pipes {
-			p.Close()
-		}
-	}()
-	i := &Initiator{Keytab: path, Config: liarConfig(t, "[libdefaults]\n default_realm = EXAMPLE.TEST\n")}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	begin := time.Now()
-	_, err := i.Initiate(ctx, "rcmd", "localhost")
-	if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > kdcTimeout/2 {
-		t.Errorf("after %v: %v", took, err)
-	}
-}
-
-// Beside a cache whose tickets have expired, what the KDC gave for a keytab is kept.
-func TestExpiredCacheAndKeytab(t *testing.T) {
-	path, kt := liarKeytab(t, "alice")
-	kdc := new(aliceKDC)
-	empty := []byte{5, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}
-	for _, s := range []string{liarRealm, "alice"} {
-		empty = append(binary.BigEndian.AppendUint32(empty, uint32(len(s))), s...)
-	}
-	cache := filepath.Join(t.TempDir(), "cc")
-	if err := os.WriteFile(cache, empty, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("KRB5_CLIENT_KTNAME", path)
-	i := &Initiator{Cache: cache, Config: oneRealm(t, kdc.start(t, kt), "")}
-	for range 3 {
-		if _, err := i.Initiate(t.Context(), "rcmd", "localhost"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if logins, tickets := kdc.logins.Load(), kdc.tickets.Load(); logins != 1 || tickets != 1 {
-		t.Errorf("three contexts make %d logins and get %d tickets", logins, tickets)
-	}
-}
-
 // A ticket must be of the realm that is named for the service.
 func TestServiceRealm(t *testing.T) {
 	path, kt := liarKeytab(t, "alice")
@@ -416,7 +336,7 @@ func TestReferredElsewhere(t *testing.T) {
 		t.Fatalf("where nothing is said: %v", err)
 	}
 	i = &Initiator{Keytab: path, Config: oneRealm(t, home, more+"[domain_realm]\n localhost = EXAMPLE.TEST\n")}
-	if _, err = i.Initiate(t.Context(), "rcmd", "localhost"); err == nil || !strings.Contains(err.Error(), "have led to rcmd/localhost@EVIL.TEST") {
+	if _, err = i.Initiate(t.Context(), "rcmd", "localhost"); err == nil || !strings.Contains(err.Error(), "rcmd/localhost@EVIL.TEST") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,204 +6,191 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
-// A profile is what krb5.conf has: sections, by name, of relations, in their
-// order. A section that comes again goes on.
-type profile map[string][]relation
-
-// A relation is a line "key = value", or "key = {", with what is within.
+// relation is a value in a krb5.conf.
 type relation struct {
-	key, value string
-	within     []relation // nil for a value
-	at         string     // file and line
+	path  []string // its section, subsections, and its own name
+	value string
+	at    string // file and line
 }
 
-// maxIncludes is how deep files may include others, and maxDepth sections others.
-const maxIncludes, maxDepth = 10, 10
+// maxIncludes is how deep files may include others.
+const maxIncludes = 10
 
-// profileReader reads krb5.conf, as MIT's library does.
-type profileReader struct {
-	into    profile
-	section string
-	open    []*[]relation // the subsections that the next line is in
-	began   []relation    // how they begin
-}
+// errInclude is in errors about files that another includes.
+var errInclude = errors.New("cannot include")
 
-// loadProfile reads files, which may be several with colons between. Those that
-// are not there are left out.
-func loadProfile(paths string) (profile, error) {
-	r := profileReader{into: make(profile)}
-	for path := range strings.SplitSeq(paths, ":") {
-		if err := r.file(path, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-	}
-	return r.into, nil
-}
-
-func (r *profileReader) file(path string, depth int) error {
+// readProfile returns what is in a file and in those that it includes.
+func readProfile(path string, depth int) ([]relation, error) {
 	if depth > maxIncludes {
-		return fmt.Errorf("%s: more than %d files include one another", path, maxIncludes)
+		return nil, fmt.Errorf("%s: more than %d files include one another", path, maxIncludes)
 	}
 	b, _, err := readFile(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.section = ""
-	return r.text(path, string(b), depth)
+	return parseProfile(path, string(b), func(path string, isDir bool) ([]relation, error) {
+		if isDir {
+			return readProfiles(path, depth+1)
+		}
+		return readProfile(path, depth+1)
+	})
 }
 
-func (r *profileReader) text(path, text string, depth int) error {
-	number := 0
-	for line := range strings.Lines(text) {
-		number++
-		at := fmt.Sprintf("%s:%d", path, number)
-		word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		var err error
-		switch word {
-		case "include", "includedir":
-			err = r.include(word, strings.TrimSpace(rest), depth+1)
-		default:
-			err = r.line(strings.TrimSpace(line), at)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
-	}
-	if n := len(r.began); n > 0 {
-		return fmt.Errorf("%s: %s = { has no end, want a line with }", r.began[n-1].at, r.began[n-1].key)
-	}
-	return nil
-}
-
-// included are the files of a directory that count.
+// included are the files of a directory that count, as MIT's library has it.
 var included = regexp.MustCompile(`^([A-Za-z0-9_-]+|[^.].*\.conf)$`)
 
-func (r *profileReader) include(word, path string, depth int) error {
-	if len(r.open) > 0 {
-		return fmt.Errorf("%s within { }, want it between sections", word)
-	}
-	if word == "include" {
-		return r.file(path, depth)
-	}
-	entries, err := os.ReadDir(path)
+func readProfiles(dir string, depth int) (all []relation, err error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, entry := range entries {
 		if !included.MatchString(entry.Name()) {
 			continue
 		}
-		if err := r.file(filepath.Join(path, entry.Name()), depth); err != nil {
-			return err
+		more, err := readProfile(filepath.Join(dir, entry.Name()), depth)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	return all, nil
+}
+
+// profile is a file that is being read.
+type profile struct {
+	path   []string // the section and subsections that are open
+	opened string   // the name of a subsection whose brace is to come
+	at     string
+	all    []relation
+}
+
+// parseProfile reads the text of a krb5.conf. include reads another file, whose
+// sections are its own.
+func parseProfile(name, text string, include func(path string, isDir bool) ([]relation, error)) ([]relation, error) {
+	p := new(profile)
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		p.at = fmt.Sprintf("%s:%d", name, number)
+		line = uncomment(line)
+		var err error
+		switch word, rest, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " "); {
+		case line == "" || word == "module":
+		case word == "include" || word == "includedir":
+			more, failed := include(strings.TrimSpace(rest), word == "includedir")
+			if failed != nil {
+				err = fmt.Errorf("%w: %w", errInclude, failed)
+			}
+			p.all = append(p.all, more...)
+		case line[0] == '[':
+			err = p.section(line)
+		default:
+			err = p.line(line)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.at, err)
 		}
 	}
+	if len(p.path) > 1 || p.opened != "" {
+		return nil, fmt.Errorf("%s: the file ends inside of %s, want }", p.at, strings.Join(p.path, ", "))
+	}
+	return p.all, nil
+}
+
+// uncomment returns a line without what is said about it.
+func uncomment(line string) string {
+	line = strings.TrimSpace(line)
+	for i, c := range line {
+		if (c == '#' || c == ';') && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
+			return strings.TrimSpace(line[:i])
+		}
+	}
+	return line
+}
+
+// section begins a section. The asterisk makes it final.
+func (p *profile) section(line string) error {
+	if len(p.path) > 1 || p.opened != "" {
+		return fmt.Errorf("section %s inside of %s, want }", line, strings.Join(p.path, ", "))
+	}
+	name, closed := strings.CutSuffix(strings.TrimSuffix(line, "*"), "]")
+	if name = strings.TrimSpace(name[1:]); !closed || name == "" {
+		return fmt.Errorf("section %s, want [name]", line)
+	}
+	p.path = []string{name}
 	return nil
 }
 
-// line takes one line that is not about other files.
-func (r *profileReader) line(text, at string) error {
-	switch {
-	case text == "" || text[0] == '#' || text[0] == ';':
-		return nil
-	case text[0] == '[' && len(r.open) == 0:
-		name, rest, found := strings.Cut(text[1:], "]")
-		if rest = strings.TrimSpace(strings.TrimPrefix(rest, "*")); !found || !isComment(rest) {
-			return fmt.Errorf("%q, want [SECTION]", text)
-		}
-		r.section = strings.TrimSpace(name)
-		return nil
-	case text[0] == '}':
-		return r.end(text)
-	case r.section == "":
-		if strings.HasPrefix(text, "module ") {
-			return nil // of MIT's library
-		}
-		return fmt.Errorf("%q before any [SECTION]", text)
+// line reads a line of a section.
+func (p *profile) line(line string) error {
+	if len(p.path) == 0 {
+		return fmt.Errorf("%q before the first section, want [name]", line)
 	}
-	return r.relation(text, at)
-}
-
-func isComment(text string) bool { return text == "" || text[0] == '#' || text[0] == ';' }
-
-func (r *profileReader) relation(text, at string) error {
-	key, value, found := strings.Cut(text, "=")
-	key, value = strings.TrimSuffix(strings.TrimSpace(key), "*"), strings.TrimSpace(value)
+	if p.opened != "" {
+		rest, opens := strings.CutPrefix(line, "{")
+		if !opens {
+			return fmt.Errorf("%q after %s =, want {", line, p.opened)
+		}
+		return p.subsection(rest)
+	}
+	if line == "}" || line == "}*" {
+		if len(p.path) < 2 {
+			return errors.New("a } without its {")
+		}
+		p.path = p.path[:len(p.path)-1]
+		return nil
+	}
+	key, value, found := strings.Cut(line, "=")
+	key, value = strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(key), "*")), strings.TrimSpace(value)
 	if !found || key == "" {
-		return fmt.Errorf("%q, want KEY = VALUE", text)
+		return fmt.Errorf("%q, want name = value", line)
 	}
-	inner, isSection := strings.CutPrefix(value, "{")
-	if !isSection {
-		r.add(relation{key: key, value: unquote(value), at: at})
+	if rest, opens := strings.CutPrefix(value, "{"); opens {
+		p.opened = key
+		return p.subsection(rest)
+	}
+	if value == "" {
+		p.opened = key
 		return nil
 	}
-	if len(r.open) >= maxDepth {
-		return fmt.Errorf("more than %d sections within one another", maxDepth)
-	}
-	r.began = append(r.began, relation{key: key, at: at})
-	r.open = append(r.open, &[]relation{})
-	inner = strings.TrimSpace(inner)
-	if isComment(inner) {
-		return nil
-	}
-	// All of it in one line.
-	inner, isClosed := strings.CutSuffix(strings.TrimSpace(strings.TrimSuffix(inner, "*")), "}")
-	if !isClosed {
-		return fmt.Errorf("%q, want a new line after {", text)
-	}
-	if inner = strings.TrimSpace(inner); inner != "" {
-		if err := r.relation(inner, at); err != nil {
-			return err
-		}
-	}
-	return r.end("}")
-}
-
-// end ends the innermost subsection.
-func (r *profileReader) end(text string) error {
-	n := len(r.open) - 1
-	if rest := strings.TrimSpace(strings.TrimPrefix(text[1:], "*")); n < 0 || !isComment(rest) {
-		return fmt.Errorf("%q, want } by itself, after a {", text)
-	}
-	done := r.began[n]
-	done.within = *r.open[n]
-	if done.within == nil {
-		done.within = []relation{}
-	}
-	r.open, r.began = r.open[:n], r.began[:n]
-	r.add(done)
+	p.all = append(p.all, relation{append(slices.Clone(p.path), key), unquote(value), p.at})
 	return nil
 }
 
-func (r *profileReader) add(one relation) {
-	if n := len(r.open); n > 0 {
-		*r.open[n-1] = append(*r.open[n-1], one)
-		return
+// maxSubsections is how deep subsections may be.
+const maxSubsections = 20
+
+// subsection begins one, which may end on the line that it begins on.
+func (p *profile) subsection(rest string) error {
+	if len(p.path) > maxSubsections {
+		return fmt.Errorf("more than %d subsections in one another", maxSubsections)
 	}
-	r.into[r.section] = append(r.into[r.section], one)
+	p.path, p.opened = append(p.path, p.opened), ""
+	rest = strings.TrimSpace(rest)
+	if strings.HasSuffix(rest, "}*") {
+		rest = rest[:len(rest)-1]
+	}
+	rest, closed := strings.CutSuffix(rest, "}")
+	if rest = strings.TrimSpace(rest); rest != "" {
+		if err := p.line(rest); err != nil {
+			return err
+		}
+	}
+	if closed {
+		return p.line("}")
+	}
+	return nil
 }
 
-// unquote takes the quotes off a value that has them.
+// unquote returns a value without quotation marks.
 func unquote(value string) string {
-	if len(value) < 2 || value[0] != '"' {
+	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 		return value
 	}
-	var b strings.Builder
-	for i := 1; i < len(value) && value[i] != '"'; i++ {
-		if value[i] == '\\' && i+1 < len(value) {
-			i++
-			switch value[i] {
-			case 'n':
-				b.WriteByte('\n')
-				continue
-			case 't':
-				b.WriteByte('\t')
-				continue
-			}
-		}
-		b.WriteByte(value[i])
-	}
-	return b.String()
+	return strings.NewReplacer(`\n`, " ", `\t`, " ", `\b`, " ", `\\`, `\`, `\"`, `"`).Replace(value[1 : len(value)-1])
 }

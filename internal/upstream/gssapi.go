@@ -40,6 +40,11 @@ func (u *proxyURL) gssapi(forward argyle.Dialer) (*socks.GSSAPIClient, error) {
 	if u.options.Has("ccache") && u.options.Has("keytab") {
 		return nil, errors.New("options ccache and keytab: want one of them")
 	}
+	if service := u.options.Get("service"); service != "" {
+		if err := krb5.CheckService(service); err != nil {
+			return nil, fmt.Errorf("option service: %w", err)
+		}
+	}
 	g := &socks.GSSAPIClient{Service: u.options.Get("service"), Level: wire.Confidentiality}
 	if level := u.options.Get("level"); level != "" {
 		var err error
