@@ -5,8 +5,10 @@ GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 SYSTEMS       ?= linux darwin windows freebsd
 FUZZTIME      ?= 60s
 BENCHTIME     ?= 1s
+WORKLOAD      ?= connect
+PROFILE       ?= profile
 
-.PHONY: build test peers fmt fmt-check vet lint check fuzz bench conformance clean
+.PHONY: build test peers fmt fmt-check vet lint check fuzz bench profile conformance clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o argyle ./cmd/argyle
@@ -31,6 +33,7 @@ vet:
 		echo "vet for $$system"; \
 		GOOS=$$system CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
 	done
+	CGO_ENABLED=0 $(GO) vet -tags profile ./cmd/argyle
 
 lint:
 	CGO_ENABLED=0 $(GOLANGCI_LINT) run --allow-parallel-runners
@@ -51,6 +54,10 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Where serve spends its time and memory under a workload of bench: cpu-PID.prof and allocs-PID.prof in PROFILE, for go tool pprof.
+profile:
+	$(GO) run ./bench -start argyle -only $(WORKLOAD) -rounds 1 -time 5s -profile $(PROFILE)
 
 # What argyle probe says of argyle and of the servers that are installed, in docs/conformance.md.
 conformance:

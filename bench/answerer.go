@@ -17,21 +17,21 @@ type answerer struct {
 	addr netip.AddrPort
 }
 
-func newAnswerer(poll *poller) (*answerer, error) {
+func newAnswerer(poll *poller, at netip.Addr) (*answerer, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	a := &answerer{poll: poll, fd: fd}
-	if err := a.listen(); err != nil {
+	if err := a.listen(at); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	return a, nil
 }
 
-func (a *answerer) listen() error {
-	if err := unix.Bind(a.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+func (a *answerer) listen(at netip.Addr) error {
+	if err := unix.Bind(a.fd, &unix.SockaddrInet4{Addr: at.As4()}); err != nil {
 		return err
 	}
 	if err := unix.Listen(a.fd, 1024); err != nil {

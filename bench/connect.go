@@ -61,7 +61,7 @@ func newVisitors(s *server, out *sample, requests ...request) (*caller, error) {
 	}
 	c := newCaller(poll, out)
 	for i := range spread * len(requests) {
-		target, err := newAnswerer(poll)
+		target, err := newAnswerer(poll, loopback(0).Addr())
 		if err != nil {
 			poll.close()
 			return nil, err

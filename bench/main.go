@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,6 +30,8 @@ type options struct {
 	servers  []*server
 	start    string
 	only     string
+	procs    string
+	profile  string
 	json     string
 	rounds   int
 	settings settings
@@ -69,6 +72,8 @@ func parseFlags(args []string) (*options, error) {
 	})
 	flags.StringVar(&opts.start, "start", "", "`names` of servers to start, or all that are installed")
 	flags.StringVar(&opts.only, "only", "", "`workloads` to run: "+strings.Join(workloadNames(), ","))
+	flags.StringVar(&opts.procs, "procs", "", "start argyle with each `GOMAXPROCS` of this list, too")
+	flags.StringVar(&opts.profile, "profile", "", "have argyle, if it is started, write profiles into this `folder`")
 	flags.StringVar(&opts.json, "json", "", "write the figures of every round to this `file`")
 	flags.IntVar(&opts.rounds, "rounds", 5, "how often everything is measured")
 	flags.DurationVar(&opts.settings.time, "time", 2*time.Second, "how long one measurement takes")
@@ -103,6 +108,12 @@ func run(ctx context.Context, opts *options) error {
 		return err
 	}
 	defer started.stop()
+	started.procs = opts.procs
+	if opts.profile != "" {
+		if started.profile, err = filepath.Abs(opts.profile); err != nil {
+			return err
+		}
+	}
 	servers, err := started.startAll(ctx, opts.start)
 	if err != nil {
 		return err
@@ -138,7 +149,7 @@ func measure(ctx context.Context, w workload, servers []*server, opts *options) 
 				if ctx.Err() != nil {
 					return results
 				}
-				if c.skip(s) || round > 1 && c.once(s) {
+				if c.skip(s) || s.wrap != nil && w.name != "run" || round > 1 && c.once(s) {
 					continue
 				}
 				s.settle(100*time.Millisecond, 2*time.Second)

@@ -16,6 +16,7 @@ import (
 type process struct {
 	path   string
 	args   []string
+	env    []string
 	port   uint16 // where it listens when it is ready
 	cmd    *exec.Cmd
 	exited chan struct{}
@@ -24,7 +25,7 @@ type process struct {
 // start runs the program until it listens. What it says goes nowhere: writing a log would count as its work.
 func (p *process) start() error {
 	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no ALL_PROXY, no ssh agent
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, p.env...) // no ALL_PROXY, no ssh agent
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return err

@@ -16,7 +16,13 @@ import (
 // argyle builds our own program, and runs it as `argyle serve`.
 func (st *starter) argyle(ctx context.Context) ([]*server, error) {
 	program, users := filepath.Join(st.dir, "argyle"), filepath.Join(st.dir, "users")
-	if err := command(ctx, "", "go", "build", "-o", program, "github.com/argyle-socks/argyle/cmd/argyle"); err != nil {
+	build := []string{"build", "-o", program}
+	var env []string
+	if st.profile != "" {
+		build = append(build, "-tags", "profile")
+		env = append(env, "ARGYLE_PROFILE="+st.profile)
+	}
+	if err := command(ctx, "", "go", append(build, "github.com/argyle-socks/argyle/cmd/argyle")...); err != nil {
 		return nil, err
 	}
 	if err := command(ctx, twinPassword+"\n", program, "passwd", users, twinUser); err != nil {
@@ -32,10 +38,20 @@ func (st *starter) argyle(ctx context.Context) ([]*server, error) {
 	}
 	plain := []string{"serve", "-l", loopback(port).String()}
 	twin := []string{"serve", "-l", loopback(twinPort).String(), "--users", users}
-	return []*server{
-		newServer("argyle", &process{path: program, args: plain, port: port}),
-		newServer("argyle", &process{path: program, args: twin, port: twinPort}).withPassword(),
-	}, nil
+	servers := []*server{
+		newServer("argyle", &process{path: program, args: plain, port: port, env: env}),
+		newServer("argyle", &process{path: program, args: twin, port: twinPort, env: env}).withPassword(),
+	}
+	for _, n := range strings.FieldsFunc(st.procs, func(r rune) bool { return r == ',' }) {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, newServer("argyle, GOMAXPROCS="+n, &process{
+			path: program, args: []string{"serve", "-l", loopback(port).String()}, port: port, env: append(env, "GOMAXPROCS="+n),
+		}))
+	}
+	return servers, nil
 }
 
 func (st *starter) microsocks(context.Context) ([]*server, error) {

@@ -86,6 +86,13 @@ func slowTables() []table {
 	}, "A server that turns slow clients away has an easier life: see how many it holds."}}
 }
 
+func wrapTables() []table {
+	return []table{{"A program (Python) in a wrapper: CONNECT, 100 bytes each way, close, one after the other", []column{
+		{"conn/s", "", "conn/s", 0, false},
+		{"CPU µs each, of the program and the wrapper", "", "cpu µs", 0, false},
+	}, "The proxy is argyle for all, and not counted."}}
+}
+
 func pacedTables() []table {
 	return []table{{fmt.Sprintf("%d streams of %d Mbit/s", paced.streams, paced.pace/1_000_000), []column{
 		{"Gbit/s", "", "gbit/s", 2, false},

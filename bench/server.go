@@ -26,6 +26,7 @@ type server struct {
 
 	processes []*process // set if bench started it
 	twin      bool       // a second instance, only to compare passwords with
+	wrap      *wrapper   // nil: it is no wrapper
 }
 
 // noProxy is the row for reference.

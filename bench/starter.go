@@ -22,6 +22,8 @@ const (
 // A starter starts the servers it knows, and stops exactly those.
 type starter struct {
 	dir     string // for configuration, keys and our own program
+	procs   string // GOMAXPROCS of further rows of argyle
+	profile string // where argyle writes profiles
 	servers []*server
 }
 
@@ -42,6 +44,7 @@ func (st *starter) recipes() []recipe {
 		{"danted", st.danted},
 		{"microsocks", st.microsocks},
 		{"ssh", st.ssh},
+		{"wrappers", st.wrappers},
 	}
 }
 

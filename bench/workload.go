@@ -53,10 +53,12 @@ func workloads() []workload {
 		{"paced", []cell{{"", paced.measure, isTwin, never}}, pacedTables()},
 		{"pingpong", []cell{{"", measurePingPong, isTwin, never}}, pingPongTables()},
 		{"udp", udpCells(), udpTables()},
+		{"run", []cell{{"", measureWrapped, isNoWrapper, never}}, wrapTables()},
 	}
 }
 
 func never(*server) bool            { return false }
+func isNoWrapper(s *server) bool    { return s.wrap == nil && !s.direct() }
 func isTwin(s *server) bool         { return s.twin }
 func isTwinOrDirect(s *server) bool { return s.twin || s.direct() }
 func hasPassword(s *server) bool    { return s.user != "" }

@@ -84,6 +84,11 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	// Until the program has ended: one that comes while it says its last words
 	// shall not make its exit status.
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	stopProfile, err := startProfile()
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
 	stderr := newLogWriter(os.Stderr)
 	defer stderr.Close()
 	log, err := common.logger(stderr)
