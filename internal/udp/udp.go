@@ -20,8 +20,9 @@ type Message struct {
 	Addr    netip.AddrPort
 }
 
-// batchSize is how many datagrams one system call moves at most.
-const batchSize = 16
+// batchSize is how many messages one system call reads at most, and maxSegments how
+// many datagrams one of them may be cut into, and a batch has.
+const batchSize, maxSegments = 16, 64
 
 // maxMessage is one byte more than the longest UDP payload, so that a
 // datagram that was cut short can be told.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -17,7 +18,12 @@ import (
 type sys struct {
 	raw syscall.RawConn
 	v6  bool // the socket's family is AF_INET6: IPv4 addresses must be mapped
+
+	refused atomic.Int32 // how often the system would not cut a message into datagrams
 }
+
+// maxRefused is how often that may be tried in vain.
+const maxRefused = 8
 
 func (s *sys) init(c *net.UDPConn) (err error) {
 	if s.raw, err = c.SyscallConn(); err != nil {
@@ -26,6 +32,9 @@ func (s *sys) init(c *net.UDPConn) (err error) {
 	var family int
 	ctrlErr := s.raw.Control(func(fd uintptr) {
 		family, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		// Datagrams of one size and sender may come as one message then. Older
+		// systems do not know it.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1)
 	})
 	s.v6 = family == unix.AF_INET6
 	if ctrlErr != nil {
@@ -40,17 +49,33 @@ type mmsghdr struct {
 	len uint32
 }
 
-// batch is the kernel's view of up to batchSize messages. Its step method is
-// made a func once, so that waiting for the socket allocates nothing.
+// control is a control message with the size of the datagrams that a message is
+// made of: UDP_GRO on the way in, UDP_SEGMENT on the way out.
+type control struct {
+	hdr  unix.Cmsghdr
+	size [8]byte
+}
+
+// maxSegmented is how long a message may be that the kernel is to cut, with room for
+// headers.
+const maxSegmented = 65000
+
+// batch is the kernel's view of messages: of up to batchSize to be read, which may
+// be several datagrams each, or of up to maxSegments datagrams to be sent. Its step
+// method is made a func once, so that waiting for the socket allocates nothing.
 type batch struct {
-	hdrs  [batchSize]mmsghdr
-	iovs  [batchSize][2]unix.Iovec
-	names [batchSize]unix.RawSockaddrInet6 // large enough for IPv4 too
-	msgs  [batchSize]Message
+	hdrs     [maxSegments]mmsghdr
+	controls [maxSegments]control
+	iovs     [maxSegments][2]unix.Iovec
+	names    [maxSegments]unix.RawSockaddrInet6 // large enough for IPv4 too
+	msgs     [maxSegments]Message
+	ends     [maxSegments]int // the datagram after those of a message to be sent
 
 	next, n int // messages next to n are still to be sent
+	done    int // datagrams before those of message next
 	sent    int
 	size    int64 // payload of those
+	apart   bool  // the kernel would not take a message of several datagrams
 	errno   syscall.Errno
 	buf     *[batchSize * maxMessage]byte
 
@@ -85,16 +110,33 @@ func (c *Conn) ReadBatch(handle func([]Message)) error {
 		if b.hdrs[i].hdr.Flags&unix.MSG_TRUNC != 0 {
 			continue
 		}
-		b.msgs[n] = Message{
-			Payload: b.buf[i*maxMessage:][:b.hdrs[i].len],
-			Addr:    addrPort(&b.names[i]),
+		all, size, from := b.buf[i*maxMessage:][:b.hdrs[i].len], b.datagram(i), addrPort(&b.names[i])
+		for first := true; first || len(all) > 0; first = false {
+			if n == len(b.msgs) {
+				handle(b.msgs[:n])
+				n = 0
+			}
+			one := all[:min(size, len(all))]
+			all = all[len(one):]
+			b.msgs[n] = Message{Payload: one, Addr: from}
+			n++
 		}
-		n++
 	}
 	if n > 0 {
 		handle(b.msgs[:n])
 	}
 	return nil
+}
+
+// datagram returns the size of the datagrams that message i has; the last may be
+// shorter.
+func (b *batch) datagram(i int) int {
+	c := &b.controls[i]
+	told := b.hdrs[i].hdr.Controllen > 0 && c.hdr.Level == unix.SOL_UDP && c.hdr.Type == unix.UDP_GRO
+	if size := int(int32(binary.NativeEndian.Uint32(c.size[:]))); told && size > 0 {
+		return size
+	}
+	return maxMessage
 }
 
 // release gives the buffer back and forgets it, wherever b points to it: one
@@ -110,14 +152,16 @@ func (b *batch) release() {
 // returns it when it is not, so that an idle socket holds none.
 func (b *batch) recv(fd uintptr) bool {
 	b.buf = buffers.Get().(*[batchSize * maxMessage]byte)
-	for i := range b.hdrs {
+	for i := range batchSize {
 		b.iovs[i][0].Base = &b.buf[i*maxMessage]
 		b.iovs[i][0].SetLen(maxMessage)
 		h := &b.hdrs[i].hdr
 		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.names[i])), Namelen: unix.SizeofSockaddrInet6, Iov: &b.iovs[i][0]}
 		h.SetIovlen(1)
+		h.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
+		h.SetControllen(unix.CmsgSpace(4))
 	}
-	b.n, b.errno = mmsg(unix.SYS_RECVMMSG, fd, b.hdrs[:])
+	b.n, b.errno = mmsg(unix.SYS_RECVMMSG, fd, b.hdrs[:batchSize])
 	if b.errno == unix.EAGAIN {
 		b.release()
 		return false
@@ -136,56 +180,150 @@ func (c *Conn) WriteBatch(ms []Message) (int, error) {
 	}()
 	sent := 0
 	for len(ms) > 0 {
-		n := min(len(ms), batchSize)
-		b.fill(ms[:n], c.v6)
+		n := min(len(ms), maxSegments)
+		merge := c.refused.Load() < maxRefused
+		b.fill(ms[:n], c.v6, merge)
 		err := c.raw.Write(b.write)
 		sent += b.sent
 		c.sent.Add(b.size)
 		if err != nil && fatal(err) {
 			return sent, err
 		}
+		if b.apart {
+			c.refused.Add(1)
+		}
 		ms = ms[n:]
 	}
 	return sent, nil
 }
 
-func (b *batch) fill(ms []Message, v6 bool) {
-	b.next, b.n, b.sent, b.size = 0, 0, 0, 0
+// fill makes messages of datagrams: with merge, one of several that have the same
+// address and size, which the kernel cuts again.
+func (b *batch) fill(ms []Message, v6, merge bool) {
+	b.next, b.n, b.done, b.sent, b.size, b.apart = 0, 0, 0, 0, 0, false
+	datagrams := 0
+	var g group
 	for i := range ms {
 		m := &ms[i]
-		namelen := putAddr(&b.names[b.n], m.Addr, v6)
-		if namelen == 0 {
-			continue // IPv6 destination on an IPv4 socket, or the reverse
+		size := len(m.Head) + len(m.Payload)
+		more := merge && g.takes(m.Addr, size)
+		if !more {
+			namelen := putAddr(&b.names[b.n], m.Addr, v6)
+			if namelen == 0 {
+				continue // IPv6 destination on an IPv4 socket, or the reverse
+			}
+			h := &b.hdrs[b.n].hdr
+			*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.names[b.n])), Namelen: namelen, Iov: &b.iovs[datagrams][0]}
+			b.n++
+			g = group{to: m.Addr, each: size}
 		}
-		iov := &b.iovs[b.n]
+		iov := &b.iovs[datagrams]
 		iov[0], iov[1] = unix.Iovec{Base: unsafe.SliceData(m.Head)}, unix.Iovec{Base: unsafe.SliceData(m.Payload)}
 		iov[0].SetLen(len(m.Head))
 		iov[1].SetLen(len(m.Payload))
-		h := &b.hdrs[b.n].hdr
-		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.names[b.n])), Namelen: namelen, Iov: &iov[0]}
-		h.SetIovlen(2)
-		b.n++
+		datagrams++
+		g.add(size)
+		h := &b.hdrs[b.n-1].hdr
+		h.SetIovlen(2 * g.count)
+		b.ends[b.n-1] = datagrams
+		if g.count == 2 {
+			b.segment(b.n-1, g.each)
+		}
 	}
 }
 
-// send hands the kernel the messages that are left. A message that it refuses
-// is skipped, since sendmmsg stops at it.
+// segment has the kernel cut message i into datagrams of a size.
+func (b *batch) segment(i, size int) {
+	c := &b.controls[i]
+	c.hdr.Level, c.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+	c.hdr.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(c.size[:], uint16(size))
+	h := &b.hdrs[i].hdr
+	h.Control = (*byte)(unsafe.Pointer(c))
+	h.SetControllen(unix.CmsgSpace(2))
+}
+
+// group are datagrams that make one message.
+type group struct {
+	to     netip.AddrPort
+	each   int // the size of all but the last
+	count  int
+	size   int
+	closed bool // the last was shorter
+}
+
+// takes reports whether a datagram may be the next.
+func (g *group) takes(to netip.AddrPort, size int) bool {
+	return g.count > 0 && !g.closed && size > 0 && size <= g.each && g.count < maxSegments && g.size+size <= maxSegmented && to == g.to
+}
+
+func (g *group) add(size int) {
+	g.count++
+	g.size += size
+	g.closed = size < g.each
+}
+
+// send hands the kernel the messages that are left. A datagram that it refuses
+// is skipped, since sendmmsg stops at it; of several in one message each is tried by
+// itself: they may be too long for the network, and will be cut into fragments.
 func (b *batch) send(fd uintptr) bool {
 	for b.next < b.n {
 		n, errno := mmsg(unix.SYS_SENDMMSG, fd, b.hdrs[b.next:b.n])
-		switch errno {
-		case 0:
-			for i := range n {
-				b.size += int64(b.iovs[b.next+i][1].Len)
+		switch {
+		case errno == 0:
+			for range n {
+				b.pass(true)
 			}
-			b.next += n
-			b.sent += n
-		case unix.EAGAIN:
+		case errno == unix.EAGAIN:
 			return false
+		case b.ends[b.next]-b.done > 1:
+			b.apart = true
+			if !b.split(fd) {
+				return false
+			}
 		default:
-			b.next++
+			b.pass(false)
 		}
 	}
+	return true
+}
+
+// pass counts the message next, and goes on to the one after it.
+func (b *batch) pass(sent bool) {
+	end := b.ends[b.next]
+	if sent {
+		for _, iov := range b.iovs[b.done:end] {
+			b.size += int64(iov[1].Len)
+		}
+		b.sent += end - b.done
+	}
+	b.done = end
+	b.next++
+}
+
+// split sends the datagrams of the message next one by one. It reports false if the
+// socket takes no more.
+func (b *batch) split(fd uintptr) bool {
+	h := &b.hdrs[b.next].hdr
+	for end := b.ends[b.next]; b.done < end; b.done++ {
+		one := mmsghdr{hdr: unix.Msghdr{Name: h.Name, Namelen: h.Namelen, Iov: &b.iovs[b.done][0]}}
+		one.hdr.SetIovlen(2)
+		switch _, errno := mmsg(unix.SYS_SENDMMSG, fd, []mmsghdr{one}); errno {
+		case 0:
+			b.size += int64(b.iovs[b.done][1].Len)
+			b.sent++
+		case unix.EAGAIN:
+			// The rest of them is what the message has now.
+			h.Iov = &b.iovs[b.done][0]
+			h.SetIovlen(2 * (end - b.done))
+			if end-b.done == 1 {
+				h.Control = nil
+				h.SetControllen(0)
+			}
+			return false
+		}
+	}
+	b.next++
 	return true
 }
 

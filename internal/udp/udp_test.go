@@ -47,7 +47,7 @@ func receive(t testing.TB, c *Conn, n int) []Message {
 	var got []Message
 	for len(got) < n {
 		if err := c.ReadBatch(func(ms []Message) {
-			if len(ms) == 0 || len(ms) > batchSize {
+			if len(ms) == 0 || len(ms) > maxSegments {
 				t.Errorf("a batch of %d", len(ms))
 			}
 			for _, m := range ms {
