@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -562,6 +563,9 @@ func TestUpstreamAssociationEnds(t *testing.T) {
 	before := exchange(t, conn, echo, []byte("before"))
 	for s := range second.Sessions() {
 		s.Close()
+		for ended := false; !ended; ended, _ = s.Ended() {
+			runtime.Gosched() // or the next datagram could still go through
+		}
 	}
 	var after string
 	for after == "" { // what is sent until the end is noticed is lost
