@@ -8,13 +8,15 @@ import (
 
 // logWriter writes what it is given in a goroutine of its own, much of it at once,
 // so that whoever logs does not wait: not for a system call, and not for a
-// terminal or a pipe that nobody reads.
+// terminal or a pipe that nobody reads. What is too much is lost, and told of then.
 type logWriter struct {
-	w io.Writer
+	w    io.Writer
+	lost func(lines int) // logs it; nil: nobody wants to know
 
 	mu      sync.Mutex
 	changed sync.Cond
 	waiting []byte
+	missed  int // lines that had no room
 	writing bool
 	closed  bool
 	ended   sync.WaitGroup
@@ -23,7 +25,7 @@ type logWriter struct {
 const (
 	logDelay = 2 * time.Millisecond // between two writes, for more to come
 	logTime  = 2 * time.Second      // that the last lines have
-	maxLog   = 64 << 20             // of what waits; then there is nothing but to wait
+	maxLog   = 64 << 20             // of what waits
 )
 
 func newLogWriter(w io.Writer) *logWriter {
@@ -37,11 +39,12 @@ func newLogWriter(w io.Writer) *logWriter {
 func (l *logWriter) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.waiting) > maxLog && !l.closed {
-		l.changed.Wait()
-	}
 	if l.closed {
 		return l.w.Write(b) // the last words of what has not ended yet
+	}
+	if len(l.waiting) > maxLog {
+		l.missed++
+		return len(b), nil
 	}
 	if len(l.waiting) == 0 && !l.writing {
 		l.changed.Broadcast()
@@ -65,6 +68,12 @@ func (l *logWriter) run() {
 		_, _ = l.w.Write(b) // nowhere is left to tell of an error
 		time.Sleep(logDelay)
 		l.mu.Lock()
+		if missed := l.missed; missed > 0 && l.lost != nil {
+			l.missed = 0
+			l.mu.Unlock()
+			l.lost(missed)
+			l.mu.Lock()
+		}
 		if spare = b; cap(spare) > 64<<10 {
 			spare = nil
 		}

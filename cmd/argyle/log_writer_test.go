@@ -55,3 +55,24 @@ func TestLogWriter(t *testing.T) {
 		}
 	}
 }
+
+// What nobody reads has a bound, and holds up nobody: it is told how much is lost.
+func TestLogNobodyReads(t *testing.T) {
+	to := &stuckWriter{released: make(chan struct{})}
+	l := newLogWriter(to)
+	lost := make(chan int, 1)
+	l.lost = func(lines int) { lost <- lines }
+	line := append(bytes.Repeat([]byte("x"), 1<<20-1), '\n')
+	const lines = maxLog>>20 + 10
+	for range lines {
+		if n, err := l.Write(line); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	close(to.released)
+	missed := <-lost
+	l.Close()
+	if written := to.Len() / len(line); missed == 0 || written+missed != lines {
+		t.Errorf("%d lines are written and %d lost, of %d", written, missed, lines)
+	}
+}

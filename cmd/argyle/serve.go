@@ -95,6 +95,7 @@ func runServe(ctx context.Context, common *commonFlags, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
+	stderr.lost = func(lines int) { log.Warn("lines of the log are lost: nobody has read it", "lines", lines) }
 	s := &service{
 		world:  newWorld(log),
 		load:   func() (*config.File, error) { return f.file(common) },
