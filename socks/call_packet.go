@@ -1,10 +1,12 @@
 package socks
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +77,9 @@ type association struct {
 	pinned      atomic.Pointer[netip.AddrPort]
 	dropped     atomic.Uint64
 	frags       reassembly
+
+	reading sync.Mutex        // guards the next
+	unread  []argyle.Datagram // read with one that ReadFrom wanted
 
 	batch   []argyle.Datagram // of ReadBatch, reused
 	handle  func([]argyle.Datagram)
@@ -176,18 +181,23 @@ func (a *association) fromClient(from netip.AddrPort) bool {
 
 // ReadFrom reads one datagram of the client; its address is the destination.
 func (a *association) ReadFrom(b []byte) (n int, to net.Addr, err error) {
-	for to == nil && err == nil {
-		err = a.sock.ReadBatch(func(ms []udp.Message) {
+	a.reading.Lock()
+	defer a.reading.Unlock()
+	for len(a.unread) == 0 {
+		err := a.sock.ReadBatch(func(ms []udp.Message) {
 			for _, m := range ms {
-				if d, ok := a.open(m); ok && to == nil {
-					n, to = copy(b, d.Payload), d.Addr
-				} else if ok {
-					a.dropped.Add(1)
+				if d, ok := a.open(m); ok {
+					a.unread = append(a.unread, argyle.Datagram{Addr: d.Addr, Payload: bytes.Clone(d.Payload)})
 				}
 			}
 		})
+		if err != nil {
+			return 0, nil, err
+		}
 	}
-	return n, to, err
+	d := a.unread[0]
+	a.unread = a.unread[1:]
+	return copy(b, d.Payload), d.Addr, nil
 }
 
 // WriteBatch sends datagrams to the client, each with its source in the

@@ -16,6 +16,7 @@ type Pair struct {
 	*Conn
 	Four *Conn
 
+	unread     rest
 	once       sync.Once
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
@@ -47,6 +48,10 @@ func (p *Pair) ReadBatch(handle func([]Message)) error {
 		go p.read(p.Conn)
 		go p.read(p.Four)
 	})
+	if ms := p.unread.take(); len(ms) > 0 {
+		handle(ms)
+		return nil
+	}
 	for {
 		select {
 		case a := <-p.arrivals:
@@ -88,14 +93,7 @@ func (p *Pair) read(c *Conn) {
 
 // ReadFrom reads one datagram.
 func (p *Pair) ReadFrom(b []byte) (n int, from net.Addr, err error) {
-	for from == nil && err == nil {
-		err = p.ReadBatch(func(ms []Message) {
-			if len(ms) > 0 {
-				n, from = copy(b, ms[0].Payload), net.UDPAddrFromAddrPort(ms[0].Addr)
-			}
-		})
-	}
-	return n, from, err
+	return p.unread.readFrom(p.ReadBatch, b)
 }
 
 // WriteBatch sends each datagram by the socket of its family.

@@ -20,6 +20,8 @@ type sys struct {
 	v6  bool // the socket's family is AF_INET6: IPv4 addresses must be mapped
 
 	refused atomic.Int32 // how often the system would not cut a message into datagrams
+	joins   atomic.Bool  // datagrams may come as one message
+	rest    rest
 }
 
 // maxRefused is how often that may be tried in vain.
@@ -32,9 +34,6 @@ func (s *sys) init(c *net.UDPConn) (err error) {
 	var family int
 	ctrlErr := s.raw.Control(func(fd uintptr) {
 		family, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		// Datagrams of one size and sender may come as one message then. Older
-		// systems do not know it.
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1)
 	})
 	s.v6 = family == unix.AF_INET6
 	if ctrlErr != nil {
@@ -91,6 +90,13 @@ var batches = sync.Pool{New: func() any {
 // ReadBatch waits for datagrams and hands those that are there to handle.
 // They are valid until it returns. Only one ReadBatch may run at a time.
 func (c *Conn) ReadBatch(handle func([]Message)) error {
+	if !c.joins.Load() {
+		c.join()
+	}
+	if ms := c.rest.take(); len(ms) > 0 {
+		handle(ms)
+		return nil
+	}
 	b := batches.Get().(*batch)
 	defer batches.Put(b)
 	err := c.raw.Read(b.read)
@@ -126,6 +132,20 @@ func (c *Conn) ReadBatch(handle func([]Message)) error {
 		handle(b.msgs[:n])
 	}
 	return nil
+}
+
+// join has the system join datagrams of one size and sender. Older ones cannot.
+func (c *Conn) join() {
+	c.joins.Store(true)
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) })
+}
+
+// ReadFrom reads one datagram.
+func (c *Conn) ReadFrom(b []byte) (n int, from net.Addr, err error) {
+	if !c.joins.Load() {
+		return c.UDPConn.ReadFrom(b)
+	}
+	return c.rest.readFrom(c.ReadBatch, b)
 }
 
 // datagram returns the size of the datagrams that message i has; the last may be

@@ -372,3 +372,28 @@ func BenchmarkBatch(b *testing.B) {
 		}
 	}
 }
+
+// One that is read by itself leaves the others for the next.
+func TestReadFromAfterBatch(t *testing.T) {
+	from, to := listen(t, loopback4), listen(t, loopback4)
+	send(t, from, 1, Message{Payload: []byte("first"), Addr: local(to)})
+	receive(t, to, 1) // from now on, the system may join
+	var ms []Message
+	for i := range 5 {
+		ms = append(ms, Message{Payload: []byte{byte(i)}, Addr: local(to)})
+	}
+	for range 2 {
+		send(t, from, len(ms), ms...)
+		b := make([]byte, 10)
+		for i := range 3 {
+			if n, addr, err := to.ReadFrom(b); err != nil || n != 1 || b[0] != byte(i) || addr.String() != local(from).String() {
+				t.Errorf("%v came from %v, want %d: %v", b[:n], addr, i, err)
+			}
+		}
+		for i, m := range receive(t, to, 2) {
+			if len(m.Payload) != 1 || m.Payload[0] != byte(3+i) {
+				t.Errorf("%v is left, want %d", m.Payload, 3+i)
+			}
+		}
+	}
+}
