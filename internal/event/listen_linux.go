@@ -223,13 +223,13 @@ func accept(listener int) (fd int, from netip.AddrPort, err error) {
 }
 
 // poll is epoll_wait(2) that does not wait.
-func poll(epoll int, events []unix.EpollEvent) (int, error) {
+func poll(epoll int, events []unix.EpollEvent) int {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 		uintptr(len(events)), 0, 0, 0)
 	if errno != 0 {
-		return -1, errno
+		panic("epoll_wait: " + errno.Error()) // it is given nothing that can be wrong
 	}
-	return int(n), nil
+	return int(n)
 }
 
 // localAddr is getsockname without allocation.

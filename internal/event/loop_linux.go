@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +13,7 @@ import (
 // It runs while it has any.
 type Loop struct {
 	epoll, bell int // bell: an eventfd
+	sleep       sleep
 
 	mu      sync.Mutex
 	running bool
@@ -135,10 +135,14 @@ func (l *Loop) start() (err error) {
 		return fmt.Errorf("eventfd: %w", err)
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(l.bell)}
-	if err = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, l.bell, &event); err != nil {
+	err = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, l.bell, &event)
+	if err == nil {
+		err = l.sleep.open(l.epoll)
+	}
+	if err != nil {
 		unix.Close(l.epoll)
 		unix.Close(l.bell)
-		return fmt.Errorf("epoll_ctl: %w", err)
+		return fmt.Errorf("epoll: %w", err)
 	}
 	l.running = true
 	go l.run()
@@ -195,16 +199,13 @@ func (l *Loop) run() {
 	sockets := make([]watched, batch)
 	for {
 		l.crowd.Store(0)
-		timeout, ok := l.prepare()
+		until, ok := l.prepare()
 		if !ok {
 			return
 		}
-		n, err := l.wait(events, timeout)
+		n := l.wait(events, until)
 		l.crowd.Store(int32(n))
-		if err != nil && err != unix.EINTR {
-			panic(fmt.Sprint("epoll_wait: ", err)) // it is given nothing that can be wrong
-		}
-		for i, s := range l.find(events[:max(n, 0)], sockets) {
+		for i, s := range l.find(events[:n], sockets) {
 			if s != nil {
 				s.ready(l, events[i].Events)
 			}
@@ -214,18 +215,16 @@ func (l *Loop) run() {
 	}
 }
 
-// wait waits for events, for timeout milliseconds; -1: for ever.
-//
-// A loop with much to do finds some without waiting. The scheduler need not hear of
-// that: it would take the processor away from each wait that lasts, in a thread of
-// its own that wakes up all the time for that.
-func (l *Loop) wait(events []unix.EpollEvent, timeout int) (int, error) {
+// wait returns how many events there are, after waiting for one until then.
+func (l *Loop) wait(events []unix.EpollEvent, until int64) int {
 	runtime.Gosched() // other goroutines have their turn
-	n, err := poll(l.epoll, events)
-	if n == 0 && timeout != 0 {
-		n, err = unix.EpollWait(l.epoll, events, timeout)
+	// A loop with much to do finds some without waiting.
+	n := poll(l.epoll, events)
+	if n == 0 && until != dontWait {
+		l.sleep.until(l.epoll, until)
+		n = poll(l.epoll, events)
 	}
-	return n, err
+	return n
 }
 
 // find looks up what epoll has told of.
@@ -250,26 +249,31 @@ func (l *Loop) find(events []unix.EpollEvent, sockets []watched) []watched {
 	return sockets[:len(events)]
 }
 
-// prepare calls what is due and returns for how long to wait then, in
-// milliseconds. It reports false if the loop has ended.
-func (l *Loop) prepare() (timeout int, ok bool) {
+// What prepare returns where it is no time.
+const (
+	forEver  = 0
+	dontWait = -1
+)
+
+// prepare calls what is due and returns until when to wait then, on our clock. It
+// reports false if the loop has ended.
+func (l *Loop) prepare() (until int64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.callPosted()
 	l.callTimers()
-	timeout = -1
+	until = forEver
 	switch {
 	case len(l.posted) > 0 || len(l.later) > 0:
-		timeout = 0 // sockets have their turn before
+		until = dontWait // sockets have their turn before
 	case l.users == 0:
 		l.end()
 		return 0, false
 	case len(l.timers) > 0:
-		wait := time.Duration(l.timers[0].when - now())
-		timeout = int(min(max(wait+time.Millisecond-1, 0)/time.Millisecond, 1<<30))
+		until = l.timers[0].when
 	}
-	l.polling = timeout != 0
-	return timeout, true
+	l.polling = until != dontWait
+	return until, true
 }
 
 // callPosted calls what is posted, without l.mu, which is held.
@@ -304,6 +308,7 @@ func (l *Loop) callTimers() {
 
 // end frees what a loop without sockets has. l.mu is held.
 func (l *Loop) end() {
+	l.sleep.close()
 	unix.Close(l.epoll)
 	unix.Close(l.bell)
 	l.running, l.polling = false, false

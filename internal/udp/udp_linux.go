@@ -34,6 +34,9 @@ func (s *sys) init(c *net.UDPConn) (err error) {
 	var family int
 	ctrlErr := s.raw.Control(func(fd uintptr) {
 		family, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err != nil {
+			s.refused.Store(maxRefused) // before Linux 4.18, which would send the whole as one datagram
+		}
 	})
 	s.v6 = family == unix.AF_INET6
 	if ctrlErr != nil {
