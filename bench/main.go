@@ -67,8 +67,12 @@ func parseFlags(args []string) (*options, error) {
 	}
 	flags.Func("server", "a running `server`, repeatable; without pid, whoever listens there is looked up", func(spec string) error {
 		s, err := parseServer(spec)
+		if err != nil {
+			return err
+		}
+		s.twin = s.user != "" && slices.ContainsFunc(opts.servers, func(o *server) bool { return o.name == s.name && o.user == "" })
 		opts.servers = append(opts.servers, s)
-		return err
+		return nil
 	})
 	flags.StringVar(&opts.start, "start", "", "`names` of servers to start, or all that are installed")
 	flags.StringVar(&opts.only, "only", "", "`workloads` to run: "+strings.Join(workloadNames(), ","))

@@ -81,7 +81,9 @@ func slowTables() []table {
 		{"with them", "", "conn/s", 0, false},
 		{"kept %", "", "kept %", 0, true},
 		{"server CPU µs each", "", "cpu µs", 0, false},
-		{"p99 ms", "", "p99 ms", 1, false},
+		{"p99 ms without them", "", "alone p99 ms", 1, false},
+		{"with them", "", "p99 ms", 1, false},
+		{"times", "", "p99 ratio", 2, true},
 		{"slow ones held", "", "held", 0, true},
 	}, "A server that turns slow clients away has an easier life: see how many it holds."}}
 }
@@ -113,6 +115,14 @@ func idleTables() []table {
 		{"user-space KiB", "", "user KiB", 1, false},
 		{"kernel KiB", "", "kernel KiB", 1, false},
 	}, "Kernel memory is without that of the generator's own sockets, which is the row without a proxy."}}
+}
+
+func crowdTables() []table {
+	return []table{{"A crowd of idle sessions", []column{
+		{"sessions", "", "held", 0, true},
+		{"user-space KiB each", "", "user KiB", 1, false},
+		{"server CPU ms per second", "", "cpu ms/s", 1, false},
+	}, "As many as the limit on open files allows. Processor time is counted in steps of 10 ms."}}
 }
 
 func udpTables() []table {

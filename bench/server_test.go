@@ -46,3 +46,19 @@ func TestParseServerRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What is asked for a password is the twin of the server of its name: it has no rows where passwords are not the subject.
+func TestTwins(t *testing.T) {
+	opts, err := parseFlags([]string{
+		"-server", "a=127.0.0.1:1080,pid=7", "-server", "a=127.0.0.1:1081,pid=8,user=u,password=p",
+		"-server", "b=127.0.0.1:1082,pid=9,user=u,password=p",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, true, false} {
+		if got := opts.servers[i].twin; got != want {
+			t.Errorf("server %d: twin %v, want %v", i, got, want)
+		}
+	}
+}

@@ -30,6 +30,8 @@ func measureSlow(set *settings, s *server) *sample {
 	defer c.poll.close()
 	c.callFor(set.warmUp())
 	alone := c.rate(set.time)
+	slices.Sort(c.took)
+	aloneP99 := percentile(c.took, 0.99)
 
 	for i := range slowClients {
 		// Not all at once: the first bytes are spread over a pause.
@@ -44,7 +46,10 @@ func measureSlow(set *settings, s *server) *sample {
 	out.set("conn/s", beside)
 	out.set("kept %", 100*beside/alone)
 	out.set("cpu µs", cpu*1e6/float64(len(c.took)))
-	out.set("p99 ms", percentile(c.took, 0.99))
+	p99 := percentile(c.took, 0.99)
+	out.set("alone p99 ms", aloneP99)
+	out.set("p99 ms", p99)
+	out.set("p99 ratio", p99/aloneP99)
 	held := 0
 	for _, slow := range c.slow {
 		if slow.fd >= 0 {

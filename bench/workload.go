@@ -45,6 +45,7 @@ type cell struct {
 func workloads() []workload {
 	return []workload{
 		{"idle", []cell{{"", measureIdle, isTwin, keepsMemory}}, idleTables()},
+		{"crowd", []cell{{"", measureCrowd, isTwinOrDirect, keepsMemory}}, crowdTables()},
 		{"bulk", bulkCells(), bulkTables()},
 		{"connect", []cell{{"", measureConnects, hasPassword, never}}, connectTables("")},
 		{"password", []cell{{"", measureConnects, hasNoPassword, never}}, connectTables(", with username and password")},

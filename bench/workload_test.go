@@ -74,7 +74,7 @@ func TestFailures(t *testing.T) {
 			if w.name == "idle" || c.skip(refusing) {
 				continue
 			}
-			if got := c.run(&settings{time: 20 * time.Millisecond}, refusing); got.Failed == 0 || got.Error == "" {
+			if got := c.run(&settings{time: 20 * time.Millisecond, idle: 1}, refusing); got.Failed == 0 || got.Error == "" {
 				t.Errorf("%s %s: %s", w.name, c.name, got)
 			}
 		}
