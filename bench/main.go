@@ -21,7 +21,7 @@ const usage = `Usage: bench [flags]
 Measures SOCKS 5 servers on loopback, side by side. A server is one that runs,
   -server name=host:port[,pid=N...][,user=U,password=P]
 or one that bench starts and stops itself
-  -start argyle,danted,microsocks,ssh    (or: -start all)
+  -start argyle,danted,microsocks,ssh,wrappers,captures    (or: -start all)
 
 `
 
@@ -153,11 +153,11 @@ func measure(ctx context.Context, w workload, servers []*server, opts *options) 
 				if ctx.Err() != nil {
 					return results
 				}
-				if c.skip(s) || s.wrap != nil && w.name != "run" || round > 1 && c.once(s) {
+				if c.skip(s) || s.wrap != nil && !w.wrapped() || round > 1 && c.once(s) {
 					continue
 				}
 				s.settle(100*time.Millisecond, 2*time.Second)
-				sample := watch(c, &opts.settings, s)
+				sample := watch(w, c, &opts.settings, s)
 				r := result{s, w.name, c.name, s.name, round, sample}
 				results = append(results, r)
 				progress("%s, round %d of %d: %s", r.place(), round, opts.rounds, sample)
@@ -168,8 +168,8 @@ func measure(ctx context.Context, w workload, servers []*server, opts *options) 
 }
 
 // watch runs a cell and notes how many processors everybody else on the machine kept busy meanwhile: the more, the
-// less the figures say.
-func watch(c cell, set *settings, s *server) *sample {
+// less the figures say. Programs in wrappers are bench's own, but not in its count.
+func watch(w workload, c cell, set *settings, s *server) *sample {
 	others := func() float64 {
 		busy := busySeconds() - ownSeconds()
 		if s.direct() {
@@ -180,7 +180,7 @@ func watch(c cell, set *settings, s *server) *sample {
 	begin, before := time.Now(), others()
 	sample := c.run(set, s)
 	elapsed := time.Since(begin)
-	if elapsed > 100*time.Millisecond { // in less, a tick of the clock would look like a busy machine
+	if elapsed > 100*time.Millisecond && !w.wrapped() { // in less, a tick of the clock would look like a busy machine
 		sample.set(othersFigure, max(0, (others()-before)/elapsed.Seconds()))
 	}
 	return sample

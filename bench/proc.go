@@ -154,10 +154,10 @@ func listeners(port uint16) ([]int, error) {
 	return roots, nil
 }
 
-// listenInodes returns the sockets that listen on port, as the links in /proc/PID/fd name them.
+// listenInodes returns the sockets that listen on port in this thread's network, as the links in /proc/PID/fd name them.
 func listenInodes(port uint16) (map[string]bool, error) {
 	inodes := make(map[string]bool)
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, name := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		b, err := os.ReadFile(name)
 		if os.IsNotExist(err) {
 			continue // no IPv6

@@ -17,13 +17,18 @@ type process struct {
 	path   string
 	args   []string
 	env    []string
-	port   uint16 // where it listens when it is ready
+	port   uint16      // where it listens when it is ready
+	ready  func() bool // in place of port: whether it is
+	in     *namespace  // nil: that of bench
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
 
-// start runs the program until it listens. What it says goes nowhere: writing a log would count as its work.
-func (p *process) start() error {
+// start runs the program until it is ready.
+func (p *process) start() error { return p.in.do(p.launch) }
+
+// launch runs the program where it is called. What it says goes nowhere: writing a log would count as its work.
+func (p *process) launch() error {
 	p.cmd = exec.Command(p.path, p.args...)
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, p.env...) // no ALL_PROXY, no ssh agent
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -36,7 +41,7 @@ func (p *process) start() error {
 		_ = p.cmd.Wait()
 	}()
 	for giveUp := time.Now().Add(2 * patience); time.Now().Before(giveUp); {
-		if sockets, err := listenInodes(p.port); err == nil && len(sockets) > 0 {
+		if p.isReady() {
 			return nil
 		}
 		select {
@@ -46,7 +51,15 @@ func (p *process) start() error {
 		}
 	}
 	p.stop()
-	return fmt.Errorf("%s does not listen on port %d", p, p.port)
+	return fmt.Errorf("%s does not get ready", p)
+}
+
+func (p *process) isReady() bool {
+	if p.ready != nil {
+		return p.ready()
+	}
+	sockets, err := listenInodes(p.port)
+	return err == nil && len(sockets) > 0
 }
 
 // String is the command line, to try by hand what did not work.

@@ -89,10 +89,24 @@ func slowTables() []table {
 }
 
 func wrapTables() []table {
-	return []table{{"A program (Python) in a wrapper: CONNECT, 100 bytes each way, close, one after the other", []column{
-		{"conn/s", "", "conn/s", 0, false},
-		{"CPU µs each, of the program and the wrapper", "", "cpu µs", 0, false},
-	}, "The proxy is argyle for all, and not counted."}}
+	return []table{{"A program (Python) in a wrapper: one connection after the other", visitorColumns("CPU"),
+		"Processor time of the program, its start included, and the wrapper; the proxy, which is argyle for all, is not counted."}}
+}
+
+func captureTables() []table {
+	return []table{{"A program (Python) whose network is taken: one connection after the other", visitorColumns("captor CPU"),
+		"Processor time of what takes the connections; the program, the kernel's own threads and the proxy, which is argyle for all, " +
+			"are not counted."}}
+}
+
+func visitorColumns(cpu string) []column {
+	short, long := visitors()[0], visitors()[1]
+	return []column{
+		{fmt.Sprintf("%d bytes: conn/s", short.response), short.name, "conn/s", 0, false},
+		{cpu + " µs each", short.name, "cpu µs", 0, false},
+		{fmt.Sprintf("%d MiB: Gbit/s", long.response>>20), long.name, "gbit/s", 1, false},
+		{cpu + " s/GiB", long.name, "cpu s/GiB", 3, false},
+	}
 }
 
 func pacedTables() []table {

@@ -25,6 +25,7 @@ type starter struct {
 	procs   string // GOMAXPROCS of further rows of argyle
 	profile string // where argyle writes profiles
 	servers []*server
+	ending  []func() // what else there is to stop
 }
 
 func newStarter() (*starter, error) {
@@ -45,6 +46,7 @@ func (st *starter) recipes() []recipe {
 		{"microsocks", st.microsocks},
 		{"ssh", st.ssh},
 		{"wrappers", st.wrappers},
+		{"captures", st.captures},
 	}
 }
 
@@ -98,11 +100,18 @@ func pick(recipes []recipe, names string) ([]recipe, error) {
 	return picked, nil
 }
 
+// atEnd has stop call f, after the servers have been stopped and before what was there earlier.
+func (st *starter) atEnd(f func()) { st.ending = append(st.ending, f) }
+
 // stop stops every server and removes every file.
 func (st *starter) stop() {
 	for _, s := range st.servers {
 		s.stop()
 	}
+	for _, f := range slices.Backward(st.ending) {
+		f()
+	}
+	st.ending = nil
 	_ = os.RemoveAll(st.dir)
 }
 

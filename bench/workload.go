@@ -32,6 +32,9 @@ type workload struct {
 	tables []table
 }
 
+// wrapped is whether it is one for wrappers, and for nobody else.
+func (w workload) wrapped() bool { return w.name == "run" || w.name == "capture" }
+
 // A cell is one measurement, repeated for each server in each round.
 type cell struct {
 	name string
@@ -54,12 +57,14 @@ func workloads() []workload {
 		{"paced", []cell{{"", paced.measure, isTwin, never}}, pacedTables()},
 		{"pingpong", []cell{{"", measurePingPong, isTwin, never}}, pingPongTables()},
 		{"udp", udpCells(), udpTables()},
-		{"run", []cell{{"", measureWrapped, isNoWrapper, never}}, wrapTables()},
+		{"run", visitorCells(isNoWrapper), wrapTables()},
+		{"capture", visitorCells(isNoCaptor), captureTables()},
 	}
 }
 
 func never(*server) bool            { return false }
-func isNoWrapper(s *server) bool    { return s.wrap == nil && !s.direct() }
+func isNoWrapper(s *server) bool    { return !s.direct() && (s.wrap == nil || s.wrap.in != nil) }
+func isNoCaptor(s *server) bool     { return s.wrap == nil || s.wrap.in == nil }
 func isTwin(s *server) bool         { return s.twin }
 func isTwinOrDirect(s *server) bool { return s.twin || s.direct() }
 func hasPassword(s *server) bool    { return s.user != "" }
@@ -78,6 +83,14 @@ func bulkCells() []cell {
 
 // paced is bulk as an ordinary line has it: 64 streams of 10 Mbit/s.
 var paced = bulk{streams: 64, down: true, pace: 10_000_000}
+
+func visitorCells(skip func(*server) bool) []cell {
+	var cells []cell
+	for _, v := range visitors() {
+		cells = append(cells, cell{v.name, v.measure, skip, never})
+	}
+	return cells
+}
 
 func udpCells() []cell {
 	var cells []cell
