@@ -56,15 +56,17 @@ func (st *starter) captures(ctx context.Context) ([]*server, error) {
 
 	const port = 1080
 	proxy := &process{
-		path: servers[0].processes[0].path, args: []string{"serve", "-l", fmt.Sprintf("0.0.0.0:%d", port), "--open", "--allow-private"},
-		port: port, in: outside,
+		path: servers[0].processes[0].path, port: port, in: outside,
+		args: []string{"serve", "-l", fmt.Sprintf("0.0.0.0:%d", port), "--open", "--allow-private"},
 	}
 	if err := proxy.start(); err != nil {
 		return nil, err
 	}
 	st.atEnd(proxy.stop)
 	var rows []*server
-	for i, prepare := range []func(string) (*captor, error){st.argyleRedirect, st.argyleREDIRECT, st.redsocks, st.argyleTun, st.tun2socks} {
+	for i, prepare := range []func(proxy string) (*captor, error){
+		st.argyleRedirect, st.argyleREDIRECT, st.redsocks, st.argyleTun, st.tun2socks,
+	} {
 		captor, err := prepare(fmt.Sprintf("10.86.%d.1", i))
 		if err != nil {
 			progress("left out: %v", err)
@@ -148,9 +150,10 @@ func (st *starter) redsocks(proxy string) (*captor, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := st.writeFile("redsocks.conf", fmt.Sprintf(`base { log_info = off; log = "file:/dev/null"; daemon = off; redirector = iptables; }
+	const text = `base { log_info = off; log = "file:/dev/null"; daemon = off; redirector = iptables; }
 redsocks { local_ip = 127.0.0.1; local_port = 12345; ip = %s; port = 1080; type = socks5; }
-`, proxy))
+`
+	conf, err := st.writeFile("redsocks.conf", fmt.Sprintf(text, proxy))
 	return &captor{name: "redsocks", program: program, args: []string{"-c", conf}, prepare: []string{
 		"nft add table ip bench", "nft add chain ip bench out { type nat hook output priority -100 ; }",
 		"nft add rule ip bench out ip daddr " + capturedTarget + " meta l4proto tcp redirect to :12345",

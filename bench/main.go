@@ -70,7 +70,9 @@ func parseFlags(args []string) (*options, error) {
 		if err != nil {
 			return err
 		}
-		s.twin = s.user != "" && slices.ContainsFunc(opts.servers, func(o *server) bool { return o.name == s.name && o.user == "" })
+		s.twin = s.user != "" && slices.ContainsFunc(opts.servers, func(other *server) bool {
+			return other.name == s.name && other.user == ""
+		})
 		opts.servers = append(opts.servers, s)
 		return nil
 	})

@@ -136,7 +136,8 @@ func crowdTables() []table {
 		{"sessions", "", "held", 0, true},
 		{"user-space KiB each", "", "user KiB", 1, false},
 		{"server CPU ms per second", "", "cpu ms/s", 1, false},
-	}, "As many as the limit on open files allows. Processor time is counted in steps of 10 ms."}}
+	}, "As many as the limit on open files allows, which is a server's as well, and as come in 30 seconds. " +
+		"Processor time is counted in steps of 10 ms."}}
 }
 
 func udpTables() []table {
