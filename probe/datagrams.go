@@ -337,9 +337,13 @@ func (s *session) survives(ctx context.Context, what func(a *association) error)
 		return err
 	}
 	time.Sleep(300 * time.Millisecond)
-	for { // what has come of it
-		if _, _, _, err := a.receive(a.sock, 20*time.Millisecond); errors.Is(err, os.ErrDeadlineExceeded) {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); { // what has come of it
+		_, _, _, err := a.receive(a.sock, 20*time.Millisecond)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
 		}
 	}
 	if err := a.echoes(s.helperDest(), 32); err != nil {

@@ -136,14 +136,19 @@ func (h *Helper) Close() error {
 	return nil
 }
 
-// track keeps a connection for Close; it reports false if that has been.
+// maxConns is how many connections a helper has at once: a run needs a few dozen.
+const maxConns = 500
+
+// track keeps a connection for Close; it reports false if that has been, or there are
+// too many.
 func (l *listening) track(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed {
-		l.conns[conn] = struct{}{}
+	if l.closed || len(l.conns) >= maxConns {
+		return false
 	}
-	return !l.closed
+	l.conns[conn] = struct{}{}
+	return true
 }
 
 func (l *listening) forget(conn net.Conn) {
@@ -156,12 +161,16 @@ func (l *listening) forget(conn net.Conn) {
 func (h *Helper) serve(ln net.Listener) {
 	for {
 		conn, err := ln.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return
+		case err != nil: // it may pass, as a lack of descriptors does
+			time.Sleep(20 * time.Millisecond)
+			continue
 		}
 		if !h.local.track(conn) {
 			conn.Close()
-			return
+			continue
 		}
 		h.local.wg.Go(func() {
 			defer h.local.forget(conn)
@@ -174,11 +183,11 @@ func (h *Helper) serve(ln net.Listener) {
 // command reads a line, "SECRET WORD ARGUMENT", and does what it says.
 func (h *Helper) command(conn *net.TCPConn) {
 	in := bufio.NewReader(conn)
-	line, err := in.ReadString('\n')
+	line, err := in.ReadSlice('\n') // no longer than the buffer of in
 	if err != nil {
 		return
 	}
-	words := strings.Fields(line)
+	words := strings.Fields(string(line))
 	if len(words) < 2 || words[0] != h.secret {
 		return
 	}

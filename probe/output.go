@@ -156,7 +156,7 @@ func mark(row Row) string {
 
 // short is a detail that fits into a cell.
 func short(s string) string {
-	s = cell(s)
+	s = marks.Replace(printable(s))
 	if utf8.RuneCountInString(s) > 60 {
 		s = string([]rune(s)[:60]) + "…"
 	}
@@ -165,5 +165,8 @@ func short(s string) string {
 	}
 	return "(" + s + ")"
 }
+
+// marks keeps what a proxy says from being Markdown.
+var marks = strings.NewReplacer(`\`, `\\`, "|", `\|`, "<", `\<`, "[", `\[`, "`", "\\`", "*", `\*`, "_", `\_`)
 
 func cell(s string) string { return strings.ReplaceAll(printable(s), "|", `\|`) }

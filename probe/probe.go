@@ -120,7 +120,8 @@ type check struct {
 
 const (
 	rowTime  = 6 * time.Second
-	parallel = 4 // rows at a time
+	runTime  = time.Minute // of all rows: those of a proxy that does not answer would take two
+	parallel = 4           // rows at a time
 )
 
 // checks are all rows, in the order of the report.
@@ -161,7 +162,7 @@ func (p *Prober) Run(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := p.dial(ctx)
+	conn, err := p.reach(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reach the proxy: %w", err)
 	}
@@ -177,6 +178,9 @@ func (p *Prober) Run(ctx context.Context) (*Report, error) {
 	}
 	env := &environment{prober: p, helper: helper, proxy: remote, local: hostOf(local)}
 	report := &Report{Proxy: p.Addr, When: began, Rows: make([]Row, len(suite))}
+	asked := ctx
+	ctx, cancel := context.WithTimeout(ctx, runTime)
+	defer cancel()
 	slots := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
 	for i, c := range suite {
@@ -185,18 +189,29 @@ func (p *Prober) Run(ctx context.Context) (*Report, error) {
 			slots <- struct{}{}
 		}
 		wg.Go(func() {
-			env.row(ctx, c, &report.Rows[i])
+			if ctx.Err() == nil {
+				env.row(ctx, c, &report.Rows[i])
+			} else {
+				report.Rows[i].Status, report.Rows[i].Detail = Skipped, "there was no time left: the proxy is slow to answer"
+			}
 			if c.time == 0 {
 				<-slots
 			}
 		})
 	}
 	wg.Wait()
-	if len(p.Only) == 0 {
+	if len(p.Only) == 0 && ctx.Err() == nil {
 		report.Figures = env.measure(ctx)
 	}
 	report.Took = time.Since(began)
-	return report, ctx.Err()
+	return report, asked.Err()
+}
+
+// reach connects to the proxy for the first time, within the time for a row.
+func (p *Prober) reach(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, rowTime)
+	defer cancel()
+	return p.dial(ctx)
 }
 
 // selected returns the rows to be run.
@@ -251,7 +266,7 @@ func (e *environment) row(ctx context.Context, c check, row *Row) {
 		row.Status, row.Detail = Fail, plain(err)
 	}
 	if e.prober.Trace {
-		row.Trace = s.sent
+		row.Trace = s.shown()
 	}
 }
 

@@ -224,7 +224,7 @@ func TestOutput(t *testing.T) {
 	if !strings.Contains(colour.String(), "\x1b[31;1mFAIL\x1b[0m") || strings.Contains(text.String(), "\x1b") {
 		t.Error("colours are wrong")
 	}
-	if err := WriteMarkdown(&markdown, report, report); err != nil || !strings.Contains(markdown.String(), `| B-TWO | MUST | does \| not (T1) | **no** (?[31mred?) | **no** (?[31mred?) |`) {
+	if err := WriteMarkdown(&markdown, report, report); err != nil || !strings.Contains(markdown.String(), `| B-TWO | MUST | does \| not (T1) | **no** (?\[31mred?) | **no** (?\[31mred?) |`) {
 		t.Errorf("%v\n%s", err, markdown.String())
 	}
 	var again Report

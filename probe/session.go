@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -31,7 +32,7 @@ type session struct {
 
 	mu    sync.Mutex
 	conns []io.Closer
-	sent  []Sent
+	sent  []traced
 	notes []string
 }
 
@@ -57,15 +58,56 @@ func (s *session) note(format string, args ...any) {
 
 func (s *session) said() string { return strings.Join(s.notes, "; ") }
 
-// maxTrace bounds what is kept of a row.
-const maxTrace = 64
+// traced is something that was sent or received, with as many of its bytes as a
+// login may have.
+type traced struct {
+	way   string
+	bytes []byte
+	size  int
+}
+
+// maxTrace bounds what is kept of a row, maxTraced of each, and maxShown what is shown.
+const maxTrace, maxTraced, maxShown = 64, 1024, 64
 
 func (s *session) trace(way string, b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.prober.Trace && len(b) > 0 && len(s.sent) < maxTrace {
-		s.sent = append(s.sent, Sent{way, hex.EncodeToString(b[:min(len(b), 64)]), len(b)})
+		s.sent = append(s.sent, traced{way, bytes.Clone(b[:min(len(b), maxTraced)]), len(b)})
 	}
+}
+
+// shown returns the trace, with asterisks for the password, also where it was sent
+// in pieces.
+func (s *session) shown() (all []Sent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if password := []byte(s.prober.Password); len(password) > 0 {
+		var out []byte
+		var places []*byte
+		for _, t := range s.sent {
+			if t.way == "tcp >" {
+				for i := range t.bytes {
+					places = append(places, &t.bytes[i])
+				}
+				out = append(out, t.bytes...)
+			}
+		}
+		for from := 0; ; {
+			at := bytes.Index(out[from:], password)
+			if at < 0 {
+				break
+			}
+			for _, place := range places[from+at:][:len(password)] {
+				*place = '*'
+			}
+			from += at + 1
+		}
+	}
+	for _, t := range s.sent {
+		all = append(all, Sent{t.way, hex.EncodeToString(t.bytes[:min(len(t.bytes), maxShown)]), t.size})
+	}
+	return all
 }
 
 // tracedConn is a connection to the proxy.
