@@ -69,9 +69,19 @@ func ListenHelper(host, port string) (*Helper, error) {
 }
 
 func (h *Helper) listen(host, port string) error {
-	if port == "" {
-		port = "0"
+	if port != "" {
+		return h.listenAt(host, port)
 	}
+	var err error
+	for range 10 { // the port of TCP may be somebody's of UDP
+		if err = h.listenAt(host, "0"); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return err
+}
+
+func (h *Helper) listenAt(host, port string) error {
 	ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if err != nil {
 		return err
@@ -270,14 +280,33 @@ func (l *listening) await(id string) string {
 	return "nothing"
 }
 
-// closedPort returns a port of ours that nobody listens on.
+// closedPort returns a port of ours that nobody listens on: that of the client's side
+// of a connection, which is nobody else's as long as conn waits for more.
 func (l *listening) closedPort(conn *net.TCPConn) int {
 	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: conn.LocalAddr().(*net.TCPAddr).IP})
 	if err != nil {
 		return 0
 	}
 	defer ln.Close()
-	return portOf(ln.Addr())
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		return 0
+	}
+	server, err := ln.Accept()
+	if err != nil {
+		client.Close()
+		return 0
+	}
+	l.wg.Go(func() {
+		defer client.Close()
+		defer server.Close()
+		if l.track(server) {
+			defer l.forget(server)
+			_ = server.SetDeadline(time.Now().Add(30 * time.Second))
+			_, _ = server.Read(make([]byte, 1)) // until the helper is closed, or the row is over
+		}
+	})
+	return portOf(client.LocalAddr())
 }
 
 // dial connects to where a BIND waits, says hello, and sends back what comes.
