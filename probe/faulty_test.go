@@ -392,7 +392,7 @@ func (f *faulty) pump(dst *net.TCPConn, in io.Reader, src *net.TCPConn, half, re
 	for {
 		n, err := in.Read(buf)
 		if f.has("RELAY-BYTES") && n > 1000 {
-			buf[n/2] ^= 1
+			buf[n/2]++ // what the other direction does to an echo of it would not undo that
 		}
 		total += n
 		if f.has("RELAY-TAIL") && total > 200_000 {
