@@ -23,8 +23,8 @@ type logWriter struct {
 }
 
 const (
-	logDelay = 2 * time.Millisecond // between two writes, for more to come
-	logTime  = 2 * time.Second      // that the last lines have
+	logDelay = 20 * time.Millisecond // between two writes, for more to come
+	logTime  = 2 * time.Second       // that the last lines have
 	maxLog   = 64 << 20             // of what waits
 )
 

@@ -222,16 +222,6 @@ func accept(listener int) (fd int, from netip.AddrPort, err error) {
 	return int(n), addrPort(&sa), nil
 }
 
-// poll is epoll_wait(2) that does not wait.
-func poll(epoll int, events []unix.EpollEvent) int {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-		uintptr(len(events)), 0, 0, 0)
-	if errno != 0 {
-		panic("epoll_wait: " + errno.Error()) // it is given nothing that can be wrong
-	}
-	return int(n)
-}
-
 // localAddr is getsockname without allocation.
 func localAddr(fd int) (a netip.AddrPort) {
 	var sa unix.RawSockaddrAny

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,8 @@ type Loop struct {
 	heavy atomic.Int32 // relays of bulk
 
 	// Of the goroutine.
+	yielded int64    // when others last had their turn, on our clock
+	brisk   bool     // the last wait was short
 	later   []Worker // in turn
 	spare   []*Task
 	scratch [scratchSize]byte
@@ -215,16 +218,36 @@ func (l *Loop) run() {
 	}
 }
 
+const (
+	// turnTime is for how long a loop with much to do keeps its processor at most.
+	// Other goroutines that are ready wait for it only where no processor is idle.
+	// To yield wakes an idle one up each time, so it is not done more often.
+	turnTime = 5 * time.Millisecond
+
+	// briskWait is how soon the last event must have come for a loop to wait as long
+	// for the next one without giving its processor away.
+	briskWait = 200 * time.Microsecond
+)
+
 // wait returns how many events there are, after waiting for one until then.
 func (l *Loop) wait(events []unix.EpollEvent, until int64) int {
-	runtime.Gosched() // other goroutines have their turn
+	began := now()
+	if began-l.yielded > int64(turnTime) {
+		runtime.Gosched()
+		l.yielded = began
+	}
 	// A loop with much to do finds some without waiting.
 	n := poll(l.epoll, events)
-	if n == 0 && until != dontWait {
-		l.sleep.until(l.epoll, until)
-		n = poll(l.epoll, events)
+	if n == 0 && until != dontWait && l.brisk {
+		n = pollBriskly(l.epoll, events)
 	}
-	return n
+	if n > 0 || until == dontWait {
+		return n
+	}
+	l.sleep.until(l.epoll, until)
+	l.yielded = now()
+	l.brisk = l.yielded-began < int64(briskWait)
+	return poll(l.epoll, events)
 }
 
 // find looks up what epoll has told of.
@@ -321,7 +344,7 @@ func (l *Loop) end() {
 
 // A loop that is told of as many sockets at once is crowded, and gives new ones
 // to others.
-const crowded = 64
+const crowded = batch
 
 // lighter returns the loop that should have the next socket: l itself unless it
 // is crowded and another is less so.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,9 @@ import (
 // no thread waits for it alone. The runtime's monitor takes the processor away from a
 // thread that waits in a system call, and wakes up for milliseconds afterwards to see
 // whether there is another one: that cost more than a loop with little to do does.
+//
+// That holds for waits that last. One of [briskWait] at most costs less where nobody
+// hears of it.
 //
 // The poller would be woken by each event of the loop's epoll, also while the loop is
 // awake. So there is another one between, in which that is armed for one event before
@@ -68,4 +72,27 @@ func (s *sleep) until(epoll int, when int64) {
 		panic(fmt.Sprint("epoll_ctl: ", err)) // it is given nothing that can be wrong
 	}
 	_ = s.raw.Read(s.woken) // or the deadline is over
+}
+
+// poll is epoll_wait(2) that does not wait.
+func poll(epoll int, events []unix.EpollEvent) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		panic("epoll_wait: " + errno.Error()) // it is given nothing that can be wrong
+	}
+	return int(n)
+}
+
+// pollBriskly is epoll_pwait2(2) that waits for briskWait, with the processor in hand:
+// neither the scheduler nor the runtime's monitor hears of it. Before Linux 5.11 it
+// finds nothing.
+func pollBriskly(epoll int, events []unix.EpollEvent) int {
+	timeout := unix.Timespec{Nsec: int64(briskWait)}
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
 }
