@@ -25,7 +25,7 @@ type logWriter struct {
 const (
 	logDelay = 20 * time.Millisecond // between two writes, for more to come
 	logTime  = 2 * time.Second       // that the last lines have
-	maxLog   = 64 << 20             // of what waits
+	maxLog   = 64 << 20              // of what waits
 )
 
 func newLogWriter(w io.Writer) *logWriter {

@@ -350,10 +350,12 @@ func (b *batch) split(fd uintptr) bool {
 	return true
 }
 
-// mmsg calls recvmmsg or sendmmsg without waiting.
+// mmsg calls recvmmsg or sendmmsg without waiting, and without telling the scheduler
+// of a call that is over before it could give the processor to another goroutine:
+// for that it would wake its monitor each time.
 func mmsg(trap, fd uintptr, hdrs []mmsghdr) (int, syscall.Errno) {
 	for {
-		n, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
