@@ -25,7 +25,7 @@ type Conn struct {
 
 	waiting       sync.Mutex // guards the next three
 	reads, writes waiters
-	timer         *Timer // of the next deadline that somebody waits for
+	timer         Timer // of the next deadline that somebody waits for
 
 	task   *Task  // that waits unless it is detached
 	ahead  []byte // read too many
@@ -64,7 +64,7 @@ func newConn(l *Loop, fd int, t *Task) (*Conn, error) {
 	c := &Conn{socket: socket{fd: fd}, task: t}
 	c.loop.Store(l)
 	if _, err := l.add(fd, c, interest); err != nil {
-		unix.Close(fd)
+		closeQuickly(fd)
 		return nil, err
 	}
 	return c, nil
@@ -87,12 +87,7 @@ func (c *Conn) Free() []byte {
 // Watch has events told to w from now on. It is called in the loop's goroutine,
 // and nobody may wait for c any more.
 func (c *Conn) Watch(w Watcher) {
-	c.waiting.Lock()
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
-	}
-	c.waiting.Unlock()
+	c.disarm()
 	c.watcher = w
 }
 
@@ -212,12 +207,23 @@ func (c *Conn) arm(deadline int64) {
 	switch {
 	case deadline == 0:
 		return
-	case c.timer == nil:
-		c.timer = c.Loop().NewTimer(c.expire)
+	case c.timer.loop == nil:
+		c.timer.loop, c.timer.of = c.Loop(), c
 	case c.timer.pending() && c.timer.when <= deadline:
 		return
 	}
 	c.timer.set(deadline)
+}
+
+// disarm stops the timer. It reports whether somebody waits.
+func (c *Conn) disarm() (waited bool) {
+	c.waiting.Lock()
+	defer c.waiting.Unlock()
+	if c.timer.loop != nil {
+		c.timer.Stop()
+		c.timer.loop = nil
+	}
+	return c.reads.n+c.writes.n > 0
 }
 
 // expire wakes who has waited too long.
@@ -395,13 +401,7 @@ func (c *Conn) writeOnce(b []byte) (int, error) {
 func (c *Conn) Close() error {
 	err := c.close(func(fd int) {
 		c.state.Or(closed | mayRead | mayWrite) // who tries hears of it
-		c.waiting.Lock()
-		if c.timer != nil {
-			c.timer.Stop()
-		}
-		waited := c.reads.n+c.writes.n > 0
-		c.waiting.Unlock()
-		if waited {
+		if c.disarm() {
 			c.rouse() // while the loop has a socket, or it may have ended
 		}
 		if l := c.Loop(); l != nil {
@@ -429,7 +429,15 @@ func (c *Conn) use(op string, f func(fd int) error) error {
 
 // CloseWrite ends the direction to the other side.
 func (c *Conn) CloseWrite() error {
-	return c.use("close", func(fd int) error { return os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR)) })
+	fd, ok := c.Acquire()
+	if !ok {
+		return c.opError("close", net.ErrClosed)
+	}
+	defer c.Release()
+	if _, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0); errno != 0 {
+		return c.opError("close", os.NewSyscallError("shutdown", errno))
+	}
+	return nil
 }
 
 // SetLinger is that of [net.TCPConn].
@@ -439,6 +447,7 @@ func (c *Conn) SetLinger(sec int) error {
 		linger.Onoff = 1
 	}
 	return c.use("set", func(fd int) error {
+		c.lingers.Store(sec > 0)
 		return os.NewSyscallError("setsockopt", unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &linger))
 	})
 }
@@ -492,6 +501,9 @@ func (c *Conn) localAddr() net.Addr {
 // RemoteAddr returns the address of the other side.
 func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
+// RemoteAddrPort is RemoteAddr without an allocation.
+func (c *Conn) RemoteAddrPort() netip.AddrPort { return c.remote }
+
 // SetDeadline is that of [net.Conn].
 func (c *Conn) SetDeadline(t time.Time) error { return c.setDeadline(t, &c.reads, &c.writes) }
 
@@ -507,7 +519,7 @@ func (c *Conn) setDeadline(t time.Time, sides ...*waiters) error {
 	}
 	deadline := int64(0)
 	if !t.IsZero() {
-		deadline = max(now()+int64(time.Until(t)), 1)
+		deadline = max(onClock(t), 1)
 	}
 	late := false
 	c.waiting.Lock()

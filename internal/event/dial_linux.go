@@ -8,6 +8,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,12 +58,13 @@ func connect(local netip.Addr, to netip.AddrPort, control controlFunc) (fd int, 
 	if to.Addr().Unmap().Is4() {
 		family, network = unix.AF_INET, "tcp4"
 	}
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		return -1, os.NewSyscallError("socket", errno)
 	}
+	fd = int(n)
 	if err := begin(fd, network, local, to, control); err != nil {
-		unix.Close(fd)
+		closeQuickly(fd)
 		return -1, err
 	}
 	return fd, nil
@@ -76,15 +78,15 @@ func begin(fd int, network string, local netip.Addr, to netip.AddrPort, control 
 		}
 	}
 	if local.IsValid() {
-		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0))); err != nil {
-			return os.NewSyscallError("bind", err)
+		if errno := withSockaddr(unix.SYS_BIND, fd, netip.AddrPortFrom(local, 0)); errno != 0 {
+			return os.NewSyscallError("bind", errno)
 		}
 	}
-	switch err := unix.Connect(fd, sockaddr(to)); err {
-	case nil, unix.EINPROGRESS, unix.EINTR:
+	switch errno := withSockaddr(unix.SYS_CONNECT, fd, to); errno {
+	case 0, unix.EINPROGRESS, unix.EINTR:
 		return nil
 	default:
-		return os.NewSyscallError("connect", err)
+		return os.NewSyscallError("connect", errno)
 	}
 }
 
@@ -105,24 +107,27 @@ func (c *Conn) connected(ctx context.Context) error {
 		return err
 	}
 	_ = c.SetWriteDeadline(time.Time{})
-	return c.use("connect", func(fd int) error {
-		if c.Failed() {
-			errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-			if err == nil && errno != 0 {
-				err = syscall.Errno(errno)
-			}
-			if err != nil {
-				return os.NewSyscallError("connect", err)
-			}
+	fd, ok := c.Acquire()
+	if !ok {
+		return net.ErrClosed
+	}
+	defer c.Release()
+	if c.Failed() {
+		errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && errno != 0 {
+			err = syscall.Errno(errno)
 		}
-		local := localAddr(fd)
-		c.local.Store(&local)
-		if local == netip.AddrPortFrom(c.remote.Addr().Unmap(), c.remote.Port()) {
-			// A port of ours that nobody listens on was chosen for this side.
-			return os.NewSyscallError("connect", unix.ECONNREFUSED)
+		if err != nil {
+			return os.NewSyscallError("connect", err)
 		}
-		return nil
-	})
+	}
+	local := localAddr(fd)
+	c.local.Store(&local)
+	if local == netip.AddrPortFrom(c.remote.Addr().Unmap(), c.remote.Port()) {
+		// A port of ours that nobody listens on was chosen for this side.
+		return os.NewSyscallError("connect", unix.ECONNREFUSED)
+	}
+	return nil
 }
 
 // asTimeout makes of a context's error what package net makes of it.
@@ -133,18 +138,22 @@ func asTimeout(err error) error {
 	return err
 }
 
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
+// withSockaddr makes a system call that takes a socket and an address.
+func withSockaddr(trap uintptr, fd int, a netip.AddrPort) unix.Errno {
 	ip := a.Addr().Unmap()
 	if ip.Is4() {
-		return &unix.SockaddrInet4{Addr: ip.As4(), Port: int(a.Port())}
+		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: ntohs(a.Port()), Addr: ip.As4()}
+		_, _, errno := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+		return errno
 	}
-	sa := &unix.SockaddrInet6{Addr: ip.As16(), Port: int(a.Port())}
+	sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: ntohs(a.Port()), Addr: ip.As16()}
 	if zone := ip.Zone(); zone != "" {
 		if ifi, err := net.InterfaceByName(zone); err == nil {
-			sa.ZoneId = uint32(ifi.Index)
+			sa.Scope_id = uint32(ifi.Index)
 		}
 	}
-	return sa
+	_, _, errno := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet6)
+	return errno
 }
 
 // bareSocket is a socket that nobody else has yet, as [syscall.RawConn].

@@ -257,6 +257,7 @@ func zone(index uint32) string {
 	return ""
 }
 
+// ntohs turns the order of bytes of the network into ours, and back.
 func ntohs(port uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&port))
 	return uint16(b[0])<<8 | uint16(b[1])
@@ -264,10 +265,16 @@ func ntohs(port uint16) uint16 {
 
 // prepare sets what a connection of ours needs from its beginning.
 func prepare(fd int) {
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	switchOn(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
 	inlineUrgent(fd)
 }
 
 // inlineUrgent has urgent data (telnet's and FTP's interrupts) stay in the stream,
 // where it would be lost otherwise.
-func inlineUrgent(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }
+func inlineUrgent(fd int) { switchOn(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE) }
+
+func switchOn(fd, level, option int) {
+	on := int32(1)
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&on)), unsafe.Sizeof(on), 0)
+}

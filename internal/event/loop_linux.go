@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,9 +108,10 @@ func (l *Loop) add(fd int, w watched, events uint32) (serial uint32, err error) 
 	l.users++
 	l.mu.Unlock()
 	event := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(serial)}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(l.epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	if errno != 0 {
 		l.remove(fd)
-		return 0, fmt.Errorf("watch socket: %w", err)
+		return 0, fmt.Errorf("watch socket: %w", errno)
 	}
 	return serial, nil
 }
@@ -324,7 +326,7 @@ func (l *Loop) callTimers() {
 		t := l.timers[0]
 		l.timers.remove(t)
 		l.mu.Unlock()
-		t.f()
+		t.of.expire()
 		l.mu.Lock()
 	}
 }

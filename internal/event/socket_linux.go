@@ -3,6 +3,7 @@ package event
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,8 @@ type socket struct {
 	fd   int
 	mu   sync.RWMutex // held for reading while fd is in use
 	gone bool
+
+	lingers atomic.Bool // closing it may wait
 }
 
 // acquire returns the descriptor for use until release; false if it is closed.
@@ -37,6 +40,14 @@ func (s *socket) close(before func(fd int)) error {
 	}
 	s.gone = true
 	before(s.fd)
-	unix.Close(s.fd)
+	if s.lingers.Load() {
+		unix.Close(s.fd)
+	} else {
+		closeQuickly(s.fd)
+	}
 	return nil
 }
+
+// closeQuickly is close(2) of what does not wait then, so that the scheduler need not
+// hear of it.
+func closeQuickly(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

@@ -15,9 +15,13 @@ type Step struct {
 	mu     sync.Mutex
 	err    error
 	done   chan struct{}
-	funcs  map[*func()]struct{}
+	funcs  []func()  // to be called at the end; nil: stopped
+	room   [1]func() // for funcs: there is seldom more than one
 	timer  *time.Timer
+	root   *Root       // that it is linked to, or
 	unlink func() bool // from the parent
+
+	prev, next *Step // of root's, guarded by its mu
 }
 
 type stepKey struct{}
@@ -44,14 +48,19 @@ func (s *Step) end(err error) {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.unlink != nil {
+	switch {
+	case s.root != nil:
+		s.root.remove(s)
+	case s.unlink != nil:
 		s.unlink()
 	}
 	if s.done != nil {
 		close(s.done)
 	}
-	for f := range s.funcs {
-		go (*f)()
+	for _, f := range s.funcs {
+		if f != nil {
+			go f()
+		}
 	}
 	s.funcs = nil
 }
@@ -78,9 +87,14 @@ func (s *Step) Done() <-chan struct{} {
 
 // link has the step end with its parent. s.mu is held.
 func (s *Step) link() {
-	if s.unlink == nil && s.err == nil {
-		s.unlink = context.AfterFunc(s.Context, func() { s.end(s.Context.Err()) })
+	if s.root != nil || s.unlink != nil || s.err != nil {
+		return
 	}
+	if r, ok := s.Context.Value(rootKey{}).(*Root); ok && r.Done() == s.Context.Done() && r.add(s) {
+		s.root = r
+		return
+	}
+	s.unlink = context.AfterFunc(s.Context, func() { s.end(s.Context.Err()) })
 }
 
 // Err is that of [context.Context].
@@ -116,17 +130,87 @@ func (s *Step) AfterFunc(f func()) (stop func() bool) {
 	}
 	s.link()
 	if s.funcs == nil {
-		s.funcs = make(map[*func()]struct{})
+		s.funcs = s.room[:0]
 	}
-	key := &f
-	s.funcs[key] = struct{}{}
+	i := len(s.funcs)
+	s.funcs = append(s.funcs, f)
 	return func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		_, waits := s.funcs[key]
-		delete(s.funcs, key)
-		return waits
+		if i >= len(s.funcs) || s.funcs[i] == nil {
+			return false
+		}
+		s.funcs[i] = nil
+		return true
 	}
+}
+
+// A Root is a context that the steps of many sessions end with. Of its own it is what
+// its parent is; a step costs it no more than a place in a list, where package context
+// allocates.
+type Root struct {
+	context.Context
+
+	mu    sync.Mutex
+	ended bool
+	first *Step
+}
+
+type rootKey struct{}
+
+// NewRoot returns a context for steps that ends with its parent.
+func NewRoot(parent context.Context) *Root {
+	r := &Root{Context: parent}
+	context.AfterFunc(parent, r.end)
+	return r
+}
+
+func (r *Root) end() {
+	r.mu.Lock()
+	r.ended = true
+	var steps []*Step
+	for s := r.first; s != nil; s = s.next {
+		steps = append(steps, s)
+	}
+	r.mu.Unlock() // which they take after their own
+	for _, s := range steps {
+		s.end(r.Err())
+	}
+}
+
+// add has s end with r. It reports false if r has ended.
+func (r *Root) add(s *Step) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return false
+	}
+	if s.next = r.first; s.next != nil {
+		s.next.prev = s
+	}
+	r.first = s
+	return true
+}
+
+func (r *Root) remove(s *Step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		r.first = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+}
+
+// Value is that of [context.Context].
+func (r *Root) Value(key any) any {
+	if key == (rootKey{}) {
+		return r
+	}
+	return r.Context.Value(key)
 }
 
 // onCancel has f called when ctx is done otherwise than by its deadline, which the

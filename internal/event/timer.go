@@ -10,16 +10,31 @@ var clock = time.Now().Add(-time.Nanosecond)
 
 func now() int64 { return int64(time.Since(clock)) }
 
+// onClock returns a time on our clock.
+func onClock(t time.Time) int64 {
+	if t == t.Round(0) { // it is one of the system's clock, which may be set
+		return now() + int64(time.Until(t))
+	}
+	return int64(t.Sub(clock))
+}
+
 // A Timer calls a function in the goroutine of its loop. It is made by [Loop.NewTimer].
 type Timer struct {
 	loop  *Loop
-	f     func()
+	of    expirer
 	when  int64
 	index int // in the heap, from 1; 0: it is not set
 }
 
+// expirer is told that a time has come.
+type expirer interface{ expire() }
+
+type callback func()
+
+func (f callback) expire() { f() }
+
 // NewTimer returns a timer for f that is not set.
-func (l *Loop) NewTimer(f func()) *Timer { return &Timer{loop: l, f: f} }
+func (l *Loop) NewTimer(f func()) *Timer { return &Timer{loop: l, of: callback(f)} }
 
 // Reset sets the timer, to call its function after d. It reports whether it was set.
 func (t *Timer) Reset(d time.Duration) bool {
