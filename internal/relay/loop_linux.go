@@ -40,12 +40,15 @@ func (p *Pair) startLoop() bool {
 	p.down.hold()
 	p.loop.client, p.loop.upstream = client, upstream
 	p.loop.at.Store(client.Loop())
-	p.inLoop(func() {
-		client.Watch(p)
-		upstream.Watch(p)
-		p.settle(p.wait(firstWait))
-	})
+	client.Loop().Post(p.begin)
 	return true
+}
+
+// begin begins on the first loop, in its goroutine.
+func (p *Pair) begin() {
+	p.loop.client.Watch(p)
+	p.loop.upstream.Watch(p)
+	p.settle(p.wait(firstWait))
 }
 
 // settle begins on a loop, in its goroutine.

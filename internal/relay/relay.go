@@ -166,7 +166,7 @@ func (p *Pair) Close(reason error) {
 
 // stop makes both directions end soon, for the reason err if there is none yet.
 func (p *Pair) stop(err error) {
-	p.cause.CompareAndSwap(nil, &err)
+	p.fail(err)
 	if p.cut != nil {
 		p.cutOnce.Do(func() { close(p.cut) })
 	}
@@ -181,6 +181,9 @@ func (p *Pair) stop(err error) {
 		}
 	}
 }
+
+// fail makes err the reason why the session ends if there is none yet.
+func (p *Pair) fail(err error) { p.cause.CompareAndSwap(nil, &err) }
 
 func (p *Pair) err() error {
 	if err := p.cause.Load(); err != nil {
@@ -260,8 +263,7 @@ func (h *half) run() {
 // finish passes on how src ended.
 func (h *half) finish(err error) {
 	p := h.pair
-	var w *writeError
-	writing := errors.As(err, &w)
+	writing := isWrite(err)
 	if !writing && h.over.Load() {
 		err = nil
 	}
@@ -275,7 +277,7 @@ func (h *half) finish(err error) {
 		// dst has gone, and what it sent before it went is still to be
 		// read: its own direction ends by itself, and soon.
 		p.reset.Store(true)
-		p.cause.CompareAndSwap(nil, &err)
+		p.fail(err)
 		p.watchdog.Reset(p.limit())
 	default:
 		// An idle session ends in order unless bytes are left over.
@@ -358,6 +360,14 @@ type writeError struct{ err error }
 
 func (e *writeError) Error() string { return e.err.Error() }
 func (e *writeError) Unwrap() error { return e.err }
+
+func isWrite(err error) bool {
+	if err == nil {
+		return false // without an allocation for the pointer
+	}
+	var w *writeError
+	return errors.As(err, &w)
+}
 
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
