@@ -155,8 +155,13 @@ func (c *fedConn) Unwrap() (conn net.Conn, unread []byte) {
 // ConnContext gives ctx what [Established] and [Inbound] look for, if conn
 // came through a [Feed]. It has the form of http.Server.ConnContext.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
-	if fed, ok := conn.(*fedConn); ok && fed.handshake != nil {
-		return fed.handshake.context(ctx)
+	fed, ok := conn.(*fedConn)
+	if !ok || fed.handshake == nil {
+		return ctx
+	}
+	ctx = context.WithValue(ctx, handshakeKey{}, fed.handshake)
+	if t := fed.handshake.task; t != nil {
+		ctx = event.WithTask(ctx, t)
 	}
 	return ctx
 }

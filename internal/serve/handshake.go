@@ -12,7 +12,9 @@ import (
 )
 
 // handshake is a connection whose client has not yet said what it wants.
+// It is the context of what is done for it, too.
 type handshake struct {
+	context.Context
 	server  *Server
 	conn    net.Conn
 	inbound string
@@ -60,13 +62,12 @@ func Inbound(ctx context.Context) string {
 	return ""
 }
 
-// context returns a context for what is done for the connection.
-func (h *handshake) context(parent context.Context) context.Context {
-	ctx := context.WithValue(parent, handshakeKey{}, h)
-	if h.task != nil {
-		ctx = event.WithTask(ctx, h.task)
+// Value is that of [context.Context].
+func (h *handshake) Value(key any) any {
+	if key == (handshakeKey{}) {
+		return h
 	}
-	return ctx
+	return h.Context.Value(key)
 }
 
 func (h *handshake) established() {
@@ -154,7 +155,7 @@ func (p *pending) init(limit, perClient int) {
 
 // add enters h and returns the handshake to be cut for it, if any.
 func (p *pending) add(h *handshake) (victim *handshake) {
-	prefix := clientPrefix(h.conn.RemoteAddr())
+	prefix := clientPrefix(h.conn)
 	from := p.clients[prefix]
 	if from == nil {
 		from = &client{prefix: prefix}
@@ -215,12 +216,14 @@ func (p *pending) remove(h *handshake) {
 
 // clientPrefix returns what counts as one client: an IPv4 address or an IPv6
 // /64; the zero prefix for a unix socket.
-func clientPrefix(a net.Addr) netip.Prefix {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
+func clientPrefix(conn net.Conn) netip.Prefix {
+	var from netip.AddrPort
+	if known, ok := conn.(interface{ RemoteAddrPort() netip.AddrPort }); ok { // without an allocation
+		from = known.RemoteAddrPort()
+	} else if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		from = tcp.AddrPort()
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	ip := from.Addr().Unmap().WithZone("")
 	bits := 32
 	if ip.Is6() {
 		bits = 64

@@ -111,8 +111,9 @@ func (s *Server) begin(ln net.Listener) bool {
 	}
 	if s.listeners == nil {
 		s.listeners = make(map[net.Listener]struct{})
-		s.base, s.cancel = context.WithCancel(context.Background())
-		s.accepting, s.stopped = context.WithCancel(s.base)
+		base, cancel := context.WithCancel(context.Background())
+		s.base, s.cancel = event.NewRoot(base), cancel
+		s.accepting, s.stopped = context.WithCancel(base)
 		s.pending.init(s.MaxHandshakes, s.MaxPerClient)
 	}
 	s.listeners[ln] = struct{}{}
@@ -153,8 +154,11 @@ func (s *Server) start(ln net.Listener, conn net.Conn) {
 		if timeout := s.timeout(); timeout > 0 {
 			h.limit(time.Now().Add(timeout))
 		}
-		h.task = t
-		s.Handle(h.context(s.base), conn)
+		h.task, h.Context = t, s.base
+		if t != nil {
+			h.Context = event.WithTask(s.base, t)
+		}
+		s.Handle(h, conn)
 	})
 }
 
