@@ -17,7 +17,9 @@ import (
 // of its destination, until the client ends it.
 func (p *Proxy) associate(ctx context.Context, s *Session) error {
 	ctx = argyle.WithRequest(ctx, s.Request())
-	route, err := s.decide(ctx, s.Request())
+	step := s.bound(ctx, s.start, p.DialTimeout, dialTimeout)
+	route, err := s.decide(step, s.Request())
+	step.Cancel()
 	if err == nil {
 		err = s.take(route)
 	}
@@ -28,15 +30,15 @@ func (p *Proxy) associate(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := s.bound(ctx, time.Now(), -1, 0)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	step = s.bound(ctx, time.Now(), -1, 0)
+	defer step.Cancel()
+	stop := context.AfterFunc(step, func() { conn.Close() })
 	defer stop()
 	a := &association{
 		proxy:   p,
 		session: s,
-		ctx:     ctx,
-		cancel:  cancel,
+		ctx:     step,
+		cancel:  step.Cancel,
 		client:  argyle.Batch(conn),
 		dests:   make(map[argyle.Addr]*destination),
 		paths:   make(map[argyle.Dialer]*path),

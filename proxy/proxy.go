@@ -217,9 +217,9 @@ func (p *Proxy) bind(ctx context.Context, s *Session) error {
 	if s.route.Reply != nil {
 		ln = &replyListener{Listener: ln, allowed: s.route.Reply}
 	}
-	ctx, cancel := s.bound(ctx, time.Now(), s.route.Timeouts.BindTimeout, bindTimeout)
-	defer cancel()
-	client, peer, err := s.call.AcceptBind(ctx, ln)
+	step := s.bound(ctx, time.Now(), s.route.Timeouts.BindTimeout, bindTimeout)
+	defer step.Cancel()
+	client, peer, err := s.call.AcceptBind(step, ln)
 	if err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
@@ -249,30 +249,32 @@ func reach[T any](ctx context.Context, s *Session, take func(argyle.Dialer, cont
 	var nothing T
 	req := s.Request()
 	ctx = argyle.WithRequest(ctx, req)
-	began := time.Now()
-	route, err := s.decide(ctx, req)
+	began, timeout := s.start, s.proxy.DialTimeout
+	step := s.bound(ctx, began, timeout, dialTimeout)
+	defer func() { step.Cancel() }()
+	route, err := s.decide(step, req)
 	if err != nil {
 		return nothing, err
 	}
 	if err := s.take(route); err != nil {
 		return nothing, err
 	}
-	ctx, cancel := s.bound(ctx, began, s.route.Timeouts.DialTimeout, dialTimeout)
-	defer cancel()
-	if err := ctx.Err(); err != nil {
+	if t := s.route.Timeouts.DialTimeout; t != timeout {
+		step.Cancel()
+		step = s.bound(ctx, began, t, dialTimeout)
+	}
+	if err := step.Err(); err != nil {
 		return nothing, fmt.Errorf("no time is left to connect: %w", err)
 	}
-	event.DetachUnless(ctx, route.Dialer)
-	return take(route.Dialer, ctx, "tcp", route.dest(req).String())
+	event.DetachUnless(step, route.Dialer)
+	return take(route.Dialer, step, "tcp", route.dest(req).String())
 }
 
-// decide asks the policy within the time of a dial.
+// decide asks the policy.
 func (s *Session) decide(ctx context.Context, req *argyle.Request) (Route, error) {
 	if s.proxy.Policy == nil {
 		return Route{Dialer: direct}, nil
 	}
-	ctx, cancel := s.bound(ctx, time.Now(), s.proxy.DialTimeout, dialTimeout)
-	defer cancel()
 	event.DetachUnless(ctx, s.proxy.Policy)
 	return s.proxy.Policy.Route(ctx, req)
 }

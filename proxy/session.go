@@ -23,16 +23,15 @@ type Session struct {
 	start time.Time
 
 	mu      sync.Mutex
-	route   Route              // the first one, its Timeouts complete
-	way     string             // the way out by its name
-	peer    net.Addr           // of TCP, the far end of the way out
-	shares  map[Limit]Share    // in what it counts against
-	timer   *time.Timer        // of MaxTime; nil without
-	cancel  context.CancelFunc // of the step under way, if it has one
-	pair    *relay.Pair        // of TCP, once it relays
-	closed  bool               // by Close
-	refused bool               // the client is being told
-	reason  error              // given to CloseFor, before a refusal
+	route   Route           // the first one, its Timeouts complete
+	way     string          // the way out by its name
+	shares  map[Limit]Share // in what it counts against
+	timer   *time.Timer     // of MaxTime; nil without
+	step    *event.Step     // the one under way, if any
+	pair    *relay.Pair     // of TCP, once it relays
+	closed  bool            // by Close
+	refused bool            // the client is being told
+	reason  error           // given to CloseFor, before a refusal
 	ended   bool
 	err     error
 	dur     time.Duration
@@ -91,7 +90,10 @@ func (s *Session) Reason() string {
 func (s *Session) Peer() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.peer
+	if s.pair == nil {
+		return nil
+	}
+	return s.pair.Upstream.RemoteAddr()
 }
 
 // Ended reports whether the session is over, and why if it did not end in order.
@@ -115,8 +117,8 @@ func (s *Session) CloseFor(reason error) {
 		s.reason = reason
 	}
 	s.closed = true
-	if s.cancel != nil {
-		s.cancel()
+	if s.step != nil {
+		s.step.Cancel()
 	}
 	if s.pair != nil {
 		s.pair.Close(s.reason)
@@ -128,15 +130,15 @@ var ErrMaxTime = errors.New("session lasted as long as it may")
 
 // bound returns a context for one step, which began at a time and which Close
 // cancels. A negative timeout means none, and 0 the default.
-func (s *Session) bound(ctx context.Context, began time.Time, timeout, byDefault time.Duration) (context.Context, context.CancelFunc) {
+func (s *Session) bound(ctx context.Context, began time.Time, timeout, byDefault time.Duration) *event.Step {
 	step := limit(ctx, began, timeout, byDefault)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cancel = step.Cancel
+	s.step = step
 	if s.closed {
 		step.Cancel()
 	}
-	return step, step.Cancel
+	return step
 }
 
 func limit(ctx context.Context, began time.Time, timeout, byDefault time.Duration) *event.Step {
@@ -253,9 +255,8 @@ func (s *Session) relay(client, upstream net.Conn) {
 		pair.UpGate, pair.DownGate = up, down
 	}
 	s.mu.Lock()
-	s.cancel = nil // with all that the steps before needed
+	s.step = nil // with all that the steps before needed
 	s.pair = pair
-	s.peer = upstream.RemoteAddr()
 	pair.Start() // before Close finds it
 	if s.closed {
 		pair.Close(s.reason)
@@ -300,6 +301,8 @@ func (s *Session) log() {
 	}
 	req := s.Request()
 	up, down := s.Bytes()
+	// Not by the Logger, which looks up for each line where in the source it comes from.
+	line := slog.NewRecord(time.Now(), level, "session", 0)
 	attrs := []slog.Attr{
 		slog.Uint64("session", s.id),
 		slog.String("inbound", req.Inbound),
@@ -321,12 +324,16 @@ func (s *Session) log() {
 	if s.err != nil {
 		attrs = append(attrs, slog.String("err", s.err.Error()))
 	}
-	log.LogAttrs(context.Background(), level, "session", attrs...)
+	line.AddAttrs(attrs...)
+	_ = log.Handler().Handle(context.Background(), line)
 }
 
 // level is that of the session's line: what the rule that allowed or refused it
 // wants.
 func (s *Session) level() slog.Level {
+	if s.err == nil {
+		return s.route.Level
+	}
 	var refusal interface{ Level() slog.Level }
 	if errors.As(s.err, &refusal) {
 		return refusal.Level()

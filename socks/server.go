@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -216,7 +217,11 @@ func (s *Server) serve4(ctx context.Context, conn net.Conn, b []byte) error {
 func (s *Server) call(ctx context.Context, c *call, req argyle.Request) {
 	serve.Established(ctx)
 	c.request = req
-	c.request.Client = argyle.AddrOf(c.conn.RemoteAddr()).AddrPort()
+	if known, ok := c.conn.(interface{ RemoteAddrPort() netip.AddrPort }); ok { // without an allocation
+		c.request.Client = known.RemoteAddrPort()
+	} else {
+		c.request.Client = argyle.AddrOf(c.conn.RemoteAddr()).AddrPort()
+	}
 	c.request.Inbound = serve.Inbound(ctx)
 	if err := c.normalise(); err != nil {
 		c.Reject(err)
@@ -274,13 +279,20 @@ type message interface {
 
 // send writes one message in one piece.
 func send(w io.Writer, m message) error {
-	b, err := m.Append(make([]byte, 0, 64))
+	room := buffers.Get().(*[]byte)
+	defer buffers.Put(room)
+	b, err := m.Append((*room)[:0])
 	if err != nil {
 		return err
 	}
 	_, err = w.Write(b)
+	clear(b) // there may be a password in it
+	*room = b
 	return err
 }
+
+// buffers are for messages of usual length.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 64); return &b }}
 
 // read reads one message and nothing beyond it, in however many pieces it
 // comes. b is what has been read of it already; what has been read at the end

@@ -167,7 +167,7 @@ func (s *supervised) connectOwn(ctx context.Context, c *seccomp.Conn, req *argyl
 		defer cancel()
 	}
 	dest := req.Dest.String()
-	conn, err := own.DialContext(taken.on(ctx, taken.set), "tcp", dest)
+	conn, err := own.DialContext(taken.on(ctx), "tcp", dest)
 	if err == nil {
 		c.Keep()
 		conn.Close()

@@ -198,9 +198,12 @@ func (w *world) DetachesItself() {}
 func (w *world) Route(ctx context.Context, req *argyle.Request) (proxy.Route, error) {
 	set := w.now.Load()
 	if d := set.timeouts.DialTimeout; d > 0 { // rules may look a name up
-		step := event.NewStep(ctx, time.Now().Add(d))
-		defer step.Cancel()
-		ctx = step
+		until := time.Now().Add(d)
+		if deadline, ok := ctx.Deadline(); !ok || until.Before(deadline) {
+			step := event.NewStep(ctx, until)
+			defer step.Cancel()
+			ctx = step
+		}
 	}
 	route, err := set.policy.Route(ctx, req)
 	route.Timeouts = route.Timeouts.Over(set.timeouts)

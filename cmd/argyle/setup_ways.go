@@ -41,8 +41,10 @@ type wayKey struct{}
 
 // on returns a context that tells of the way, and of the setup that chose it.
 // The setup in force decides about datagrams, so theirs is nil.
-func (w *way) on(ctx context.Context, set *setup) context.Context {
-	return context.WithValue(ctx, wayKey{}, &routed{way: w, set: set})
+func (w *way) on(ctx context.Context) context.Context { return (&routed{way: w}).on(ctx) }
+
+func (r *routed) on(ctx context.Context) context.Context {
+	return context.WithValue(ctx, wayKey{}, r)
 }
 
 // String is what the log says of the way: its name, or what it is if it is the
@@ -54,15 +56,15 @@ func (w *way) DetachesItself() {}
 
 func (w *way) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	event.DetachUnless(ctx, w.Dialer)
-	return w.Dialer.DialContext(w.on(ctx, nil), network, address)
+	return w.Dialer.DialContext(w.on(ctx), network, address)
 }
 
 func (w *way) Listen(ctx context.Context, network, peer string) (net.Listener, error) {
-	return w.Dialer.Listen(w.on(ctx, nil), network, peer)
+	return w.Dialer.Listen(w.on(ctx), network, peer)
 }
 
 func (w *way) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	return w.Dialer.ListenPacket(w.on(ctx, nil), network, address)
+	return w.Dialer.ListenPacket(w.on(ctx), network, address)
 }
 
 // routed is the way of one TCP session. What decided about its request decides
@@ -75,7 +77,7 @@ type routed struct {
 
 func (r *routed) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	event.DetachUnless(ctx, r.way.Dialer)
-	conn, err := r.way.Dialer.DialContext(r.on(ctx, r.set), network, address)
+	conn, err := r.way.Dialer.DialContext(r.on(ctx), network, address)
 	if err == nil {
 		r.direct.Store(isDirect(r.way.Dialer, conn))
 	}
@@ -84,7 +86,7 @@ func (r *routed) DialContext(ctx context.Context, network, address string) (net.
 
 func (r *routed) Listen(ctx context.Context, network, peer string) (net.Listener, error) {
 	r.direct.Store(isDirect(r.way.Dialer, nil))
-	return r.way.Dialer.Listen(r.on(ctx, r.set), network, peer)
+	return r.way.Dialer.Listen(r.on(ctx), network, peer)
 }
 
 // isDirect reports whether d, which made conn, goes to the destination itself.
