@@ -10,12 +10,10 @@ var clock = time.Now().Add(-time.Nanosecond)
 
 func now() int64 { return int64(time.Since(clock)) }
 
-// onClock returns a time on our clock.
+// onClock returns a time on our clock. t may be one of the system's clock only, which may have been set since the start.
 func onClock(t time.Time) int64 {
-	if t == t.Round(0) { // it is one of the system's clock, which may be set
-		return now() + int64(time.Until(t))
-	}
-	return int64(t.Sub(clock))
+	at := time.Now()
+	return int64(at.Sub(clock) + t.Sub(at))
 }
 
 // A Timer calls a function in the goroutine of its loop. It is made by [Loop.NewTimer].
